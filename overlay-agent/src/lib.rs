@@ -1,1 +1,10 @@
-//! The agent.
+//! The agent of the encrypted overlay network.
+//!
+//! Deciding and doing are apart. [`dataplane`] decides: from the [`dataplane::desired`] data plane of
+//! a node it derives the kernel [`dataplane::objects`] that must exist, and from what exists the steps
+//! that lead there; it does no I/O and reads no clock. [`kernel`] does: it observes and changes the
+//! kernel over netlink, BPF, nftables and sysctl.
+
+pub mod dataplane;
+pub mod kernel;
+pub mod secret;

@@ -1,0 +1,242 @@
+//! The kernel objects of a data plane, in one vocabulary for what is wanted and what is observed.
+//!
+//! `compile` turns a [`super::desired::DataPlane`] and the [`UnderlayFacts`] into wanted [`Objects`];
+//! the kernel modules observe the same type; `diff` turns the two into ordered [`Step`]s. Objects are
+//! named by device **name**, not index: indices are resolved by the executor when a step runs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use overlay_ebpf::abi::{self, MacAddr, Spi};
+
+use super::desired::{Keying, NetnsRef};
+
+/// Device into which `endpoint_tx` sends GSO packets: its transmit path recomputes `gso_segs`.
+pub const HOP: &str = "ovl-hop";
+/// The other end of [`HOP`]: encapsulated packets re-enter the IP stack here.
+pub const REENTRY: &str = "ovl-in";
+/// The xfrm interface on which decrypted packets appear.
+pub const XFRM: &str = "ovl-xfrm";
+/// Kernel VXLAN device that exists to register VXLAN GRO; whatever reaches it is dropped.
+pub const GRO: &str = "ovl-gro";
+
+/// What the underlay looks like: observed, an input to deciding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnderlayFacts {
+    /// Route to each peer's VTEP.
+    pub routes: BTreeMap<IpAddr, UnderlayRoute>,
+    /// Every device that can carry the underlay (all but loopback, our own and endpoint devices).
+    pub devices: BTreeSet<String>,
+    /// Kernel features that change what is attached or how.
+    pub features: Features,
+}
+
+/// A resolved route to a peer's VTEP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderlayRoute {
+    pub device: String,
+    /// Next hop whose MAC is needed: the gateway, or the VTEP itself on a connected network.
+    pub next_hop: IpAddr,
+    /// Largest IP packet: the route's MTU if set, else the device's.
+    pub mtu: u32,
+}
+
+/// Features found by probing, not by version where a probe is possible.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// TCX links (6.6).
+    pub tcx: bool,
+    /// `BPF_F_ADJ_ROOM_DECAP_L3_*` (6.3).
+    pub decap_l3: bool,
+    /// `bpf_redirect_peer` shown right on plain frames.
+    pub redirect_peer: bool,
+    /// ESP, AES-GCM and xfrm interfaces are there: encrypted networks can open.
+    pub ipsec: bool,
+}
+
+/// Everything of ours in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Sysctl path below `/proc/sys`, value.
+    pub sysctls: BTreeMap<String, String>,
+    pub firewall: Option<Firewall>,
+    pub links: BTreeMap<String, Link>,
+    pub policies: BTreeMap<PolicyKey, Policy>,
+    pub states: BTreeMap<StateKey, State>,
+    pub neighbours: BTreeSet<Neighbour>,
+    pub endpoints: BTreeMap<String, EndpointLink>,
+    /// (program, device) pairs.
+    pub attachments: BTreeSet<Attachment>,
+    pub maps: MapEntries,
+}
+
+/// A device of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// veth pair; `name` is the key under which it stands, up, no address.
+    Veth { peer: String, mtu: u32 },
+    /// xfrm interface, up.
+    Xfrm { if_id: u32, mtu: u32 },
+    /// `vxlan external dstport PORT udp6zerocsumrx`, up.
+    VxlanExternal { port: u16 },
+}
+
+/// nftables table `inet overlay`: drops locally generated UDP to the port, exempts the underlay
+/// from connection tracking; and accepts in foreign FORWARD chains that would drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firewall {
+    pub port: u16,
+    pub local_vteps: BTreeSet<IpAddr>,
+}
+
+/// Identity of an XFRM policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyKey {
+    /// Source selector, host prefix.
+    pub source: IpAddr,
+    /// Destination selector, host prefix; `None` is any address of the family.
+    pub destination: Option<IpAddr>,
+    /// UDP destination port selector; `None` selects any protocol.
+    pub udp_port: Option<u16>,
+    pub mark: u32,
+    pub mark_mask: u32,
+}
+
+/// An outbound XFRM policy (`XFRM_POLICY_OUT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    pub priority: u32,
+    pub action: PolicyAction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyAction {
+    Block,
+    /// Transport-mode ESP with exactly this SA.
+    Encrypt {
+        spi: Spi,
+        reqid: u32,
+    },
+}
+
+/// Identity of an XFRM state: what the kernel looks up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StateKey {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub spi: Spi,
+}
+
+/// An ESP SA: `rfc4106(gcm(aes))`, 128-bit ICV, ESN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub mode: StateMode,
+    pub reqid: u32,
+    pub replay_window: u32,
+    /// Hard limit in the kernel; `None` is unlimited.
+    pub hard_byte_limit: Option<u64>,
+    /// The key where it is known. Not part of what is observed or compared: the kernel does not
+    /// tell keys, and an SA is never re-keyed in place.
+    pub keying: Keying,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateMode {
+    /// Outbound.
+    Transport,
+    /// Inbound: decrypted packets appear on the xfrm interface with this `if_id`; the selector is
+    /// `source/32 → destination/32` (or /128), which BEET writes into the packet.
+    Beet { if_id: u32 },
+}
+
+/// A neighbour entry that the kernel keeps resolved (`NTF_EXT_MANAGED`, kernel 5.16).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    pub device: String,
+    pub address: IpAddr,
+}
+
+/// The veth pair of a local endpoint; stands under the name of its host-side device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointLink {
+    pub netns: NetnsRef,
+    pub interface: String,
+    pub mac: MacAddr,
+    pub addresses: BTreeSet<(IpAddr, u8)>,
+    pub mtu: u32,
+}
+
+/// A program on a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment {
+    pub program: Program,
+    pub device: String,
+}
+
+/// The programs, in the order a packet meets them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Program {
+    EndpointTx,
+    Reentry,
+    /// XDP, native.
+    UnderlayRxXdpNative,
+    /// XDP, generic.
+    UnderlayRxXdpGeneric,
+    UnderlayRx,
+    DecryptedRx,
+    UnderlayAudit,
+    Sink,
+}
+
+/// Entries of the BPF maps. Device indices stand as names until a step runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MapEntries {
+    /// Ports, mark and flags; the executor fills in indices and the MAC of [`REENTRY`].
+    pub config: Option<ConfigEntry>,
+    pub networks: BTreeMap<abi::NetworkKey, abi::Network>,
+    /// Device name → port.
+    pub local_ports: BTreeMap<String, abi::LocalPort>,
+    pub endpoints: BTreeMap<abi::EndpointKey, EndpointEntry>,
+    pub addresses: BTreeMap<abi::AddressKey, abi::Address>,
+    pub peers: BTreeMap<abi::PeerKey, PeerEntry>,
+    pub vteps: BTreeMap<abi::VtepKey, abi::Vtep>,
+    pub memberships: BTreeMap<abi::MembershipKey, abi::Membership>,
+    pub flood_lists: BTreeMap<abi::FloodKey, FloodEntry>,
+    pub sas: BTreeMap<abi::SecurityAssociationKey, abi::SecurityAssociation>,
+}
+
+/// [`abi::Config`] without what only the executor knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfigEntry {
+    pub node: u32,
+    pub flags: u32,
+    pub event_sample: u32,
+    pub mark: abi::MarkLayout,
+    pub port: u16,
+}
+
+/// [`abi::Endpoint`] with a device name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointEntry {
+    Local { device: String },
+    Remote { peer: u32 },
+}
+
+/// [`abi::FloodTarget`] with a device name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FloodEntry {
+    Local { device: String },
+    Remote { peer: u32 },
+}
+
+/// [`abi::Peer`] with a device name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerEntry {
+    pub tx: abi::TxState,
+    pub vtep: [u8; 16],
+    pub local_vtep: [u8; 16],
+    pub underlay_device: String,
+    pub underlay_mtu: u32,
+}

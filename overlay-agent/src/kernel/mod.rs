@@ -1,0 +1,1 @@
+//! Doing: the kernel interfaces, one module each.
