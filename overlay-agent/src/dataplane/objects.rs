@@ -29,6 +29,8 @@ pub struct UnderlayFacts {
     pub routes: BTreeMap<IpAddr, UnderlayRoute>,
     /// Every device that can carry the underlay (all but loopback, our own and endpoint devices).
     pub devices: BTreeSet<String>,
+    /// Base chains of other software that re-entered packets pass ([`Firewall::accepts`]).
+    pub foreign_chains: BTreeSet<ForeignChain>,
     /// Kernel features that change what is attached or how.
     pub features: Features,
 }
@@ -81,14 +83,42 @@ pub enum Link {
     Xfrm { if_id: u32, mtu: u32 },
     /// `vxlan external dstport PORT udp6zerocsumrx`, up.
     VxlanExternal { port: u16 },
+    /// Observed only: ours, but changed by others in the way it says. Creating repairs it.
+    Altered(String),
 }
 
 /// nftables table `inet overlay`: drops locally generated UDP to the port, exempts the underlay
-/// from connection tracking; and accepts in foreign FORWARD chains that would drop.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// from connection tracking; and accepts in the foreign chains that could drop re-entered packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firewall {
     pub port: u16,
     pub local_vteps: BTreeSet<IpAddr>,
+    /// Foreign chains whose first rule accepts what comes from [`REENTRY`]: an accept in a chain of
+    /// our own does not override the drop of another. Wanted: all of
+    /// [`UnderlayFacts::foreign_chains`].
+    pub accepts: BTreeSet<ForeignChain>,
+    /// What others changed in our table; `None` in what is wanted. Applying repairs it.
+    pub altered: Option<String>,
+}
+
+/// A base chain of other software, filtering at prerouting or forward.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignChain {
+    pub family: ChainFamily,
+    pub table: String,
+    pub chain: String,
+}
+
+/// Where a [`ForeignChain`] stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChainFamily {
+    /// nftables (also those of `iptables-nft`).
+    Ip,
+    Ip6,
+    Inet,
+    /// Legacy iptables.
+    LegacyIp,
+    LegacyIp6,
 }
 
 /// Identity of an XFRM policy.
@@ -119,6 +149,8 @@ pub enum PolicyAction {
         spi: Spi,
         reqid: u32,
     },
+    /// Observed only: with our reqid or block priority, but none of the above.
+    Other,
 }
 
 /// Identity of an XFRM state: what the kernel looks up.
@@ -149,6 +181,8 @@ pub enum StateMode {
     /// Inbound: decrypted packets appear on the xfrm interface with this `if_id`; the selector is
     /// `source/32 → destination/32` (or /128), which BEET writes into the packet.
     Beet { if_id: u32 },
+    /// Observed only: with our reqid, but of another mode, cipher, selector or mark, or without ESN.
+    Other,
 }
 
 /// A neighbour entry that the kernel keeps resolved (`NTF_EXT_MANAGED`, kernel 5.16).
@@ -166,6 +200,8 @@ pub struct EndpointLink {
     pub mac: MacAddr,
     pub addresses: BTreeSet<(IpAddr, u8)>,
     pub mtu: u32,
+    /// What others changed on the pair; `None` in what is wanted. Creating repairs it.
+    pub altered: Option<String>,
 }
 
 /// A program on a device.
