@@ -3,7 +3,11 @@
 //! The cluster core produces it, `overlay dataplane apply FILE` reads it from a file. Everything
 //! that the kernel must hold follows from it and from the underlay facts of [`super::objects`].
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use overlay_ebpf::abi::{Epoch, Lane, MacAddr, MarkLayout, PeerIndex, Slot, Spi, Vni};
 
@@ -99,6 +103,9 @@ pub struct Peer {
     pub index: PeerIndex,
     pub name: String,
     pub vtep: IpAddr,
+    /// Networks that the peer takes part in, beside those in which it hosts endpoints: their SAs
+    /// are installed before its first endpoint is known.
+    pub networks: BTreeSet<Vni>,
     /// Slot that this node sends in; `None` keeps encrypted networks to this peer closed.
     pub transmit: Option<Transmit>,
     /// SAs in both directions.

@@ -11,7 +11,7 @@ use std::{
 
 use overlay_ebpf::abi::{self, MacAddr, Spi};
 
-use super::desired::{Keying, NetnsRef};
+use super::desired::{Keying, MapSizes, NetnsRef};
 
 /// Device into which `endpoint_tx` sends GSO packets: its transmit path recomputes `gso_segs`.
 pub const HOP: &str = "ovl-hop";
@@ -33,6 +33,24 @@ pub struct UnderlayFacts {
     pub foreign_chains: BTreeSet<ForeignChain>,
     /// Kernel features that change what is attached or how.
     pub features: Features,
+    /// Device that holds each local VTEP, and its MTU. A VTEP on no device is missing.
+    pub vteps: BTreeMap<IpAddr, VtepDevice>,
+    /// `net.ipv4.conf.all.rp_filter`: the kernel takes the larger of it and the device's own.
+    pub rp_filter_all: u8,
+    /// Devices that accept router advertisements (`accept_ra` 1 or 2).
+    pub accept_ra: BTreeSet<String>,
+    /// Devices on which `disable_xfrm` is in force: packets leave them past every policy.
+    pub disable_xfrm: BTreeSet<String>,
+    /// Devices whose driver runs XDP natively to advantage.
+    pub native_xdp: BTreeSet<String>,
+}
+
+/// Where a local VTEP address stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VtepDevice {
+    pub device: String,
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
 }
 
 /// A resolved route to a peer's VTEP.
@@ -56,11 +74,19 @@ pub struct Features {
     pub redirect_peer: bool,
     /// ESP, AES-GCM and xfrm interfaces are there: encrypted networks can open.
     pub ipsec: bool,
+    /// The kernel has IPv6.
+    pub ipv6: bool,
+    /// `net.ipv6.conf.DEV.force_forwarding` (6.17): no need to forward globally.
+    pub force_forwarding: bool,
+    /// The `nft` command is there: the firewall can be set.
+    pub nft: bool,
 }
 
 /// Everything of ours in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
+    /// Programs and maps loaded and pinned, the maps with these sizes.
+    pub programs: Option<MapSizes>,
     /// Sysctl path below `/proc/sys`, value.
     pub sysctls: BTreeMap<String, String>,
     pub firewall: Option<Firewall>,
