@@ -5,6 +5,7 @@
 //! that lead there; it does no I/O and reads no clock. [`kernel`] does: it observes and changes the
 //! kernel over netlink, BPF, nftables and sysctl.
 
+pub mod bpf_object;
 pub mod dataplane;
 pub mod kernel;
 pub mod secret;
