@@ -1,0 +1,63 @@
+//! Fields of fixed arrays, at offsets that are checked when the code is compiled.
+//!
+//! A run-time index would leave a call to `panic_bounds_check` in the BPF object. Here an offset is
+//! a const parameter: one that does not fit does not compile.
+//!
+//! ```
+//! use overlay_ebpf::packet::bytes;
+//!
+//! let header = [0x45, 0, 0x05, 0xdc];
+//! assert_eq!(bytes::be16::<2, _>(&header), 1500);
+//! ```
+//!
+//! ```compile_fail
+//! # use overlay_ebpf::packet::bytes;
+//! let header = [0x45, 0, 0x05, 0xdc];
+//! bytes::be16::<3, _>(&header);
+//! ```
+
+/// The `N` bytes of `from` that start at `AT`.
+#[inline(always)]
+pub const fn take<const AT: usize, const N: usize, const M: usize>(from: &[u8; M]) -> [u8; N] {
+    const { assert!(AT + N <= M, "the field ends beyond the array") };
+    let mut field = [0; N];
+    let mut i = 0;
+    while i < N {
+        field[i] = from[AT + i];
+        i += 1;
+    }
+    field
+}
+
+/// Copies `field` into `into`, starting at `AT`.
+#[inline(always)]
+pub const fn put<const AT: usize, const N: usize, const M: usize>(
+    into: &mut [u8; M],
+    field: &[u8; N],
+) {
+    const { assert!(AT + N <= M, "the field ends beyond the array") };
+    let mut i = 0;
+    while i < N {
+        into[AT + i] = field[i];
+        i += 1;
+    }
+}
+
+/// The byte at `AT`.
+#[inline(always)]
+pub const fn byte<const AT: usize, const M: usize>(from: &[u8; M]) -> u8 {
+    let [byte] = take::<AT, 1, M>(from);
+    byte
+}
+
+/// The big-endian 16-bit number at `AT`.
+#[inline(always)]
+pub const fn be16<const AT: usize, const M: usize>(from: &[u8; M]) -> u16 {
+    u16::from_be_bytes(take::<AT, 2, M>(from))
+}
+
+/// The big-endian 32-bit number at `AT`.
+#[inline(always)]
+pub const fn be32<const AT: usize, const M: usize>(from: &[u8; M]) -> u32 {
+    u32::from_be_bytes(take::<AT, 4, M>(from))
+}

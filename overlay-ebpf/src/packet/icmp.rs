@@ -1,0 +1,131 @@
+//! "Packet too big", back to a container whose packet does not fit the path
+//! (RFC 1191 section 4, RFC 4443 section 3.2).
+
+use super::{
+    bytes, checksum, icmpv6_type, ip_protocol,
+    ipv4::{self, Ipv4},
+    ipv6::{self, Ipv6},
+    ndp,
+};
+
+/// Bytes of the original packet quoted over IPv4: its header and 64 bits of its data (RFC 792).
+pub const ORIGINAL_V4_LEN: usize = ipv4::HEADER_LEN + 8;
+/// Bytes of the original packet quoted over IPv6: its header and as much data as over IPv4.
+pub const ORIGINAL_V6_LEN: usize = ipv6::HEADER_LEN + 8;
+/// Bytes of the IPv4 packet that [`too_big_v4`] makes.
+pub const TOO_BIG_V4_LEN: usize = 28 + ORIGINAL_V4_LEN;
+/// Bytes of the IPv6 packet that [`too_big_v6`] makes.
+pub const TOO_BIG_V6_LEN: usize = 48 + ORIGINAL_V6_LEN;
+
+const DESTINATION_UNREACHABLE: u8 = 3;
+const FRAGMENTATION_NEEDED: u8 = 4;
+/// Precedence "internetwork control" (RFC 1812 section 4.3.2.5).
+const CLASS_SELECTOR_6: u8 = 48;
+
+/// The IPv4 packet that tells the sender of `original`: at most `mtu` bytes per IP packet
+/// (destination unreachable, fragmentation needed: RFC 792, RFC 1191 section 4).
+///
+/// `original` is a packet without options; `source` speaks for the network, as its gateway does.
+#[inline(always)]
+pub fn too_big_v4(
+    original: &[u8; ORIGINAL_V4_LEN],
+    mtu: u16,
+    source: [u8; 4],
+) -> [u8; TOO_BIG_V4_LEN] {
+    let mut icmp = [0; 8 + ORIGINAL_V4_LEN];
+    bytes::put::<0, _, _>(&mut icmp, &[DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED]);
+    bytes::put::<6, _, _>(&mut icmp, &mtu.to_be_bytes());
+    bytes::put::<8, _, _>(&mut icmp, original);
+    let checksum = checksum::finish(checksum::sum(&icmp));
+    bytes::put::<2, _, _>(&mut icmp, &checksum.to_be_bytes());
+
+    let ip = Ipv4 {
+        header_len: ipv4::HEADER_LEN as u8,
+        dscp: CLASS_SELECTOR_6,
+        ecn: 0,
+        total_len: TOO_BIG_V4_LEN as u16,
+        identification: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol: ip_protocol::ICMP,
+        checksum: 0,
+        source,
+        destination: bytes::take::<12, 4, _>(original),
+    };
+    let mut packet = [0; TOO_BIG_V4_LEN];
+    bytes::put::<0, _, _>(&mut packet, &ip.to_bytes());
+    bytes::put::<20, _, _>(&mut packet, &icmp);
+    packet
+}
+
+/// The IPv6 packet that tells the sender of `original`: at most `mtu` bytes per IP packet
+/// (RFC 4443 section 3.2).
+#[inline(always)]
+pub fn too_big_v6(
+    original: &[u8; ORIGINAL_V6_LEN],
+    mtu: u32,
+    source: [u8; 16],
+) -> [u8; TOO_BIG_V6_LEN] {
+    const ICMP_LEN: usize = 8 + ORIGINAL_V6_LEN;
+    let destination = bytes::take::<8, 16, _>(original);
+    let mut icmp = [0; ICMP_LEN];
+    bytes::put::<0, _, _>(&mut icmp, &[icmpv6_type::PACKET_TOO_BIG]);
+    bytes::put::<4, _, _>(&mut icmp, &mtu.to_be_bytes());
+    bytes::put::<8, _, _>(&mut icmp, original);
+    let sum = checksum::sum(&icmp)
+        + checksum::pseudo_v6(&source, &destination, ICMP_LEN as u16, ip_protocol::ICMPV6);
+    bytes::put::<2, _, _>(&mut icmp, &checksum::finish(sum).to_be_bytes());
+
+    let ip = Ipv6 {
+        traffic_class: 0,
+        flow_label: 0,
+        payload_len: ICMP_LEN as u16,
+        next_header: ip_protocol::ICMPV6,
+        hop_limit: 64,
+        source,
+        destination,
+    };
+    let mut packet = [0; TOO_BIG_V6_LEN];
+    bytes::put::<0, _, _>(&mut packet, &ip.to_bytes());
+    bytes::put::<40, _, _>(&mut packet, &icmp);
+    packet
+}
+
+/// Whether an ICMP error may be sent about `original` (RFC 1122 section 3.2.2): not about an ICMP
+/// error, a later fragment, a packet to many, or one whose source is no single host. Options are
+/// refused too: with them, 28 bytes do not hold the data that an error must quote.
+#[inline(always)]
+pub const fn answerable_v4(original: &[u8; ORIGINAL_V4_LEN]) -> bool {
+    let Ok(ip) = Ipv4::parse(&bytes::take::<0, 20, _>(original)) else {
+        return false;
+    };
+    // Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
+    let is_error = ip.protocol == ip_protocol::ICMP
+        && matches!(bytes::byte::<20, _>(original), 3 | 4 | 5 | 11 | 12);
+    // 224.0.0.0/4 is multicast; above it are the reserved class E and the limited broadcast.
+    let [source, ..] = ip.source;
+    let [destination, ..] = ip.destination;
+    !ip.has_options()
+        && ip.fragment_offset == 0
+        && !is_error
+        && source != 0
+        && source != 127
+        && source < 224
+        && destination < 224
+}
+
+/// Whether a "packet too big" may be sent about `original` (RFC 4443 section 2.4 (e)): not about
+/// an ICMPv6 error or redirect, nor to a source that is no single node. A multicast destination
+/// does not forbid it.
+#[inline(always)]
+pub const fn answerable_v6(original: &[u8; ORIGINAL_V6_LEN]) -> bool {
+    let Ok(ip) = Ipv6::parse(&bytes::take::<0, 40, _>(original)) else {
+        return false;
+    };
+    let icmp_type = bytes::byte::<40, _>(original);
+    let is_error = ip.next_header == ip_protocol::ICMPV6
+        && (icmp_type < 128 || icmp_type == icmpv6_type::REDIRECT);
+    !is_error && !ndp::is_unspecified(ip.source) && !ndp::is_multicast(ip.source)
+}

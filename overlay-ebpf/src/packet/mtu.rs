@@ -1,0 +1,85 @@
+//! How large a packet may be inside for the path outside to carry it, and the reverse.
+//!
+//! All sizes are bytes of IP packets, as an interface's MTU counts them: without the outer Ethernet
+//! header, and inside without the inner one.
+//!
+//! ```text
+//! plain      outer IP | UDP 8 | VXLAN 8 | Ethernet 14 | inner
+//! encrypted  outer IP | ESP 8 | IV 8 | UDP 8 | VXLAN 8 | Ethernet 14 | inner | padding | trailer 2 | ICV 16
+//!                                     └──────────── a multiple of 4 bytes ───────────────────────┘
+//! ```
+//!
+//! ESP in the wire format of transport mode (RFC 4303 section 3.1.1) with AES-GCM (RFC 4106):
+//! 8 bytes of IV (section 3.1), 16 of ICV (section 6), padding to 4 bytes (RFC 4303 section 2.4).
+//! An underlay of 1500 leaves 1450 over IPv4 and 1430 over IPv6 plain, 1416 and 1396 encrypted.
+
+use super::{ethernet, ipv4, ipv6, udp, vxlan};
+
+/// UDP, VXLAN and inner Ethernet header.
+pub const TUNNEL_LEN: u32 = (udp::HEADER_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN) as u32;
+/// SPI and sequence number (RFC 4303 section 2).
+pub const ESP_HEADER_LEN: u32 = 8;
+/// Explicit IV of AES-GCM (RFC 4106 section 3.1).
+pub const ESP_IV_LEN: u32 = 8;
+/// Pad length and next header (RFC 4303 section 2).
+pub const ESP_TRAILER_LEN: u32 = 2;
+/// The encrypted part is a multiple of this (RFC 4303 section 2.4).
+pub const ESP_ALIGNMENT: u32 = 4;
+/// Integrity check value, 128 bits (RFC 4106 section 6).
+pub const ESP_ICV_LEN: u32 = 16;
+
+/// The smallest MTU IPv4 allows (RFC 791 section 3.2), and Linux for an Ethernet device.
+pub const MIN_INNER: u32 = 68;
+/// The smallest MTU IPv6 allows (RFC 8200 section 5); below it a network has no IPv6.
+pub const MIN_INNER_IPV6: u32 = 1280;
+
+/// Family of the outer addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// Bytes of the outer IP header.
+    #[inline(always)]
+    pub const fn header_len(self) -> u32 {
+        match self {
+            Self::V4 => ipv4::HEADER_LEN as u32,
+            Self::V6 => ipv6::HEADER_LEN as u32,
+        }
+    }
+}
+
+/// The largest inner packet that an underlay of `outer_mtu` carries, or `None` if that is below
+/// [`MIN_INNER`].
+#[inline(always)]
+pub const fn inner_mtu(outer_mtu: u32, family: Family, encrypted: bool) -> Option<u32> {
+    let ip = family.header_len();
+    let inner = if encrypted {
+        let outside = ip + ESP_HEADER_LEN + ESP_IV_LEN + ESP_ICV_LEN;
+        let ciphertext = outer_mtu.saturating_sub(outside) & !(ESP_ALIGNMENT - 1);
+        ciphertext.saturating_sub(TUNNEL_LEN + ESP_TRAILER_LEN)
+    } else {
+        outer_mtu.saturating_sub(ip + TUNNEL_LEN)
+    };
+    if inner < MIN_INNER { None } else { Some(inner) }
+}
+
+/// Bytes of the outer packet that carries an inner packet of `inner_mtu` bytes. `u32::MAX` if they
+/// do not fit 32 bits.
+#[inline(always)]
+pub const fn outer_len(inner_mtu: u32, family: Family, encrypted: bool) -> u32 {
+    let ip = family.header_len();
+    if encrypted {
+        let ciphertext = inner_mtu
+            .saturating_add(TUNNEL_LEN + ESP_TRAILER_LEN)
+            .checked_next_multiple_of(ESP_ALIGNMENT);
+        match ciphertext {
+            Some(len) => len.saturating_add(ip + ESP_HEADER_LEN + ESP_IV_LEN + ESP_ICV_LEN),
+            None => u32::MAX,
+        }
+    } else {
+        inner_mtu.saturating_add(ip + TUNNEL_LEN)
+    }
+}
