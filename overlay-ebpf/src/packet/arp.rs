@@ -98,3 +98,119 @@ impl Arp {
         .to_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::ArpPacketSlice;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::captures;
+
+    fn request() -> [u8; PACKET_LEN] {
+        bytes::take::<14, 28, _>(&captures::ARP_REQUEST)
+    }
+
+    #[test]
+    fn captured_request_reads_field_by_field() {
+        let arp = Arp::parse(&request()).unwrap();
+        assert_eq!(
+            arp,
+            Arp {
+                operation: REQUEST,
+                sender_mac: [2, 0, 0, 0, 0, 0x0a],
+                sender_ip: [192, 0, 2, 10],
+                target_mac: [0; 6],
+                target_ip: [192, 0, 2, 11],
+            }
+        );
+        assert!(!arp.is_probe() && !arp.is_gratuitous());
+    }
+
+    #[test]
+    fn reply_is_the_kernels() {
+        let reply = Arp::parse(&request()).unwrap().reply([2, 0, 0, 0, 0, 0x0b]);
+        assert_eq!(reply, bytes::take::<14, 28, _>(&captures::ARP_REPLY));
+    }
+
+    #[test]
+    fn each_error_has_its_cause() {
+        for (at, value, expected) in [
+            (1, 6, ArpError::HardwareType),
+            (2, 0x86, ArpError::ProtocolType),
+            (4, 8, ArpError::AddressLength),
+            (5, 16, ArpError::AddressLength),
+        ] {
+            let mut packet = request();
+            packet[at] = value;
+            assert_eq!(Arp::parse(&packet), Err(expected), "byte {at} = {value:#x}");
+        }
+    }
+
+    #[test]
+    fn probe_and_announcement_are_told_apart() {
+        let own = [10, 0, 9, 2];
+        for (operation, sender_ip, target_ip, probe, gratuitous) in [
+            (REQUEST, [0; 4], own, true, false),
+            (REQUEST, [0; 4], [0; 4], true, false),
+            // A reply from 0.0.0.0 is no probe: it would pass the anti-spoof check as one.
+            (REPLY, [0; 4], own, false, false),
+            (REQUEST, own, own, false, true),
+            (REPLY, own, own, false, true),
+            (REQUEST, own, [10, 0, 9, 3], false, false),
+        ] {
+            let arp = Arp {
+                operation,
+                sender_mac: [2; 6],
+                sender_ip,
+                target_mac: [0; 6],
+                target_ip,
+            };
+            assert_eq!(
+                (arp.is_probe(), arp.is_gratuitous()),
+                (probe, gratuitous),
+                "{arp:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_probe_is_answered_to_nobodys_address() {
+        let probe = Arp {
+            sender_ip: [0; 4],
+            ..Arp::parse(&request()).unwrap()
+        };
+        let reply = Arp::parse(&probe.reply([6; 6])).unwrap();
+        assert_eq!(reply.target_ip, [0; 4]);
+        assert_eq!(reply.sender_ip, probe.target_ip);
+    }
+
+    proptest! {
+        #[test]
+        fn parse_back(mut packet: [u8; PACKET_LEN]) {
+            packet[..6].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
+            prop_assert_eq!(Arp::parse(&packet).unwrap().to_bytes(), packet);
+        }
+
+        #[test]
+        fn parse_noise(noise: [u8; PACKET_LEN], start in 0usize..=6) {
+            let mut packet = noise;
+            packet[..start].copy_from_slice(&[0, 1, 8, 0, 6, 4][..start]);
+            if let Ok(arp) = Arp::parse(&packet) {
+                prop_assert_eq!(arp.to_bytes(), packet);
+            }
+        }
+
+        #[test]
+        fn reply_answers_the_request(mut packet: [u8; PACKET_LEN], mac: [u8; 6]) {
+            packet[..6].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
+            let reply = Arp::parse(&packet).unwrap().reply(mac);
+            let oracle = ArpPacketSlice::from_slice(&reply).unwrap();
+            prop_assert_eq!(oracle.operation().0, REPLY);
+            prop_assert_eq!(oracle.sender_hw_addr(), mac);
+            prop_assert_eq!(oracle.sender_protocol_addr(), &packet[24..28]);
+            prop_assert_eq!(oracle.target_hw_addr(), &packet[8..14]);
+            prop_assert_eq!(oracle.target_protocol_addr(), &packet[14..18]);
+        }
+    }
+}

@@ -61,3 +61,30 @@ pub const fn be16<const AT: usize, const M: usize>(from: &[u8; M]) -> u16 {
 pub const fn be32<const AT: usize, const M: usize>(from: &[u8; M]) -> u32 {
     u32::from_be_bytes(take::<AT, 4, M>(from))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIELD: [u8; 6] = [0, 1, 2, 3, 4, 5];
+
+    #[test]
+    fn a_field_may_reach_the_last_byte_and_be_empty() {
+        assert_eq!(take::<2, 4, _>(&FIELD), [2, 3, 4, 5]);
+        assert_eq!(take::<6, 0, _>(&FIELD), []);
+        assert_eq!(byte::<5, _>(&FIELD), 5);
+    }
+
+    #[test]
+    fn numbers_are_big_endian() {
+        assert_eq!(be16::<1, _>(&FIELD), 0x0102);
+        assert_eq!(be32::<2, _>(&FIELD), 0x0203_0405);
+    }
+
+    #[test]
+    fn put_changes_the_field_alone() {
+        let mut bytes = FIELD;
+        put::<2, _, _>(&mut bytes, &[9, 9]);
+        assert_eq!(bytes, [0, 1, 9, 9, 4, 5]);
+    }
+}

@@ -59,3 +59,93 @@ pub(super) const fn addresses_v4(source: &[u8; 4], destination: &[u8; 4]) -> u32
         + bytes::be16::<0, _>(destination) as u32
         + bytes::be16::<2, _>(destination) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1071 section 4.1, word by word with the end-around carry at once.
+    fn naive(bytes: &[u8]) -> u16 {
+        bytes.chunks(2).fold(0u16, |sum, word| {
+            let word = u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)]);
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + carry as u16
+        })
+    }
+
+    #[test]
+    fn example_of_rfc_1071_section_3() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(sum(&bytes), 0x2_ddf0);
+        assert_eq!(fold(sum(&bytes)), 0xddf2);
+        assert_eq!(finish(sum(&bytes)), 0x220d);
+    }
+
+    #[test]
+    fn example_of_rfc_1624_section_4() {
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn the_largest_sum_folds_without_losing_a_carry() {
+        assert_eq!(fold(u32::MAX), 0xffff);
+        assert_eq!(fold(0xffff_0001), 1);
+        assert_eq!(fold(0x0001_ffff), 1);
+        assert_eq!(fold(sum(&[0xff; (1 << 17) - 2])), 0xffff);
+    }
+
+    proptest! {
+        #[test]
+        fn sum_agrees_with_the_naive_one(even: [u8; 64], odd: [u8; 41]) {
+            prop_assert_eq!(fold(sum(&even)), naive(&even));
+            prop_assert_eq!(fold(sum(&odd)), naive(&odd));
+            let whole = [even.as_slice(), odd.as_slice()].concat();
+            prop_assert_eq!(fold(sum(&even) + sum(&odd)), naive(&whole));
+        }
+
+        #[test]
+        fn fold_keeps_the_value_modulo_65535(value: u32) {
+            prop_assert_eq!(fold(value) as u32 % 0xffff, value % 0xffff);
+            // 0 and 0xffff are the two zeros; only nothing folds to 0.
+            prop_assert_eq!(fold(value) == 0, value == 0);
+        }
+
+        #[test]
+        fn a_message_with_its_checksum_sums_to_all_ones(mut bytes: [u8; 20]) {
+            bytes[10..12].fill(0);
+            let checksum = finish(sum(&bytes));
+            bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+            prop_assert_eq!(fold(sum(&bytes)), 0xffff);
+        }
+
+        #[test]
+        fn update_agrees_with_a_fresh_checksum(mut bytes: [u8; 20], word in 0usize..10, new: u16) {
+            // A header with a non-zero first byte, as every IP header has: a message of zeros alone
+            // has two representations.
+            bytes[0] |= 0x40;
+            let at = 2 * word;
+            let old = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+            let before = finish(sum(&bytes));
+            let new = if word == 0 { new | 0x4000 } else { new };
+            bytes[at..at + 2].copy_from_slice(&new.to_be_bytes());
+            prop_assert_eq!(update(before, old, new), finish(sum(&bytes)));
+        }
+
+        #[test]
+        fn pseudo_header_is_the_sum_of_its_forty_bytes(
+            source: [u8; 16], destination: [u8; 16], length: u16, next_header: u8,
+        ) {
+            let mut header = [0; 40];
+            header[..16].copy_from_slice(&source);
+            header[16..32].copy_from_slice(&destination);
+            header[34..36].copy_from_slice(&length.to_be_bytes());
+            header[39] = next_header;
+            prop_assert_eq!(
+                fold(pseudo_v6(&source, &destination, length, next_header)),
+                naive(&header)
+            );
+        }
+    }
+}

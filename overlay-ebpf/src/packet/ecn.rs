@@ -41,3 +41,44 @@ pub const fn decapsulate(inner_ecn: u8, outer_ecn: u8) -> Result<u8, Congestion>
         (inner, _) => Ok(inner),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6040 section 4.2, figure 4. Rows: inner; columns: outer Not-ECT, ECT(0), ECT(1), CE.
+    const FIGURE_4: [(u8, [Result<u8, Congestion>; 4]); 4] = [
+        (
+            NOT_ECT,
+            [Ok(NOT_ECT), Ok(NOT_ECT), Ok(NOT_ECT), Err(Congestion)],
+        ),
+        (ECT_0, [Ok(ECT_0), Ok(ECT_0), Ok(ECT_1), Ok(CE)]),
+        (ECT_1, [Ok(ECT_1), Ok(ECT_1), Ok(ECT_1), Ok(CE)]),
+        (CE, [Ok(CE), Ok(CE), Ok(CE), Ok(CE)]),
+    ];
+
+    #[test]
+    fn decapsulation_follows_figure_4_whatever_the_dscp() {
+        for (inner, row) in FIGURE_4 {
+            for (outer, expected) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(row) {
+                for dscp in 0..64 {
+                    let result = decapsulate(dscp << 2 | inner, !dscp << 2 | outer);
+                    assert_eq!(result, expected, "inner {inner:02b}, outer {outer:02b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_when_no_router_marks() {
+        for tos in 0..=255 {
+            assert_eq!(outer_from_inner(tos), tos);
+            assert_eq!(decapsulate(tos, outer_from_inner(tos)), Ok(tos & 3));
+        }
+    }
+
+    #[test]
+    fn congestion_has_its_drop_reason() {
+        assert_eq!(DropReason::from(Congestion), DropReason::EcnCongestion);
+    }
+}

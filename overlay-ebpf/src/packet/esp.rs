@@ -24,3 +24,19 @@ impl Esp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spi_comes_before_the_sequence_number() {
+        assert_eq!(
+            Esp::parse(&[0x00, 0x00, 0x31, 0x02, 0xff, 0xff, 0xff, 0xfe]),
+            Esp {
+                spi: 0x3102,
+                sequence: 0xffff_fffe,
+            }
+        );
+    }
+}

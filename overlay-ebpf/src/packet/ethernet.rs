@@ -50,3 +50,48 @@ impl Ethernet {
         matches!(self.ether_type, ether_type::VLAN | ether_type::QINQ)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::captures;
+
+    #[test]
+    fn captured_header_reads_in_transmission_order() {
+        assert_eq!(
+            Ethernet::parse(&bytes::take::<0, 14, _>(&captures::ARP_REQUEST)),
+            Ethernet {
+                destination: [0xff; 6],
+                source: [2, 0, 0, 0, 0, 0x0a],
+                ether_type: ether_type::ARP,
+            }
+        );
+    }
+
+    #[test]
+    fn both_vlan_tags_are_tags() {
+        for (ether_type, tagged) in [
+            (0x8100, true),
+            (0x88a8, true),
+            (0x0800, false),
+            (0x86dd, false),
+        ] {
+            let mut header = [0; HEADER_LEN];
+            header[12..].copy_from_slice(&u16::to_be_bytes(ether_type));
+            assert_eq!(
+                Ethernet::parse(&header).is_tagged(),
+                tagged,
+                "{ether_type:#x}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_back(header: [u8; HEADER_LEN]) {
+            prop_assert_eq!(Ethernet::parse(&header).to_bytes(), header);
+        }
+    }
+}

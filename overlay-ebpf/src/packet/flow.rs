@@ -84,3 +84,170 @@ const fn halves(address: [u8; 16]) -> [u64; 2] {
         u64::from_be_bytes(super::bytes::take::<8, 8, _>(&address)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FLOWS: u32 = 1 << 16;
+
+    /// Flow sets as they occur: one client port after another, one server port after another, one
+    /// address after another, both families, and MACs that differ in the last bytes.
+    fn flow_sets() -> [(&'static str, fn(u32) -> u32); 6] {
+        [
+            ("source ports", |i| {
+                hash_v4([10, 0, 9, 2], [10, 0, 9, 3], 6, (i & 0xffff) << 16 | 443)
+            }),
+            ("destination ports", |i| {
+                hash_v4(
+                    [10, 0, 9, 2],
+                    [10, 0, 9, 3],
+                    17,
+                    40_000 << 16 | (i & 0xffff),
+                )
+            }),
+            ("IPv4 addresses", |i| {
+                let [.., high, low] = i.to_be_bytes();
+                hash_v4([10, 0, 9, low], [10, 1, high, 3], 1, 0)
+            }),
+            ("IPv6 source ports", |i| {
+                hash_v6([0xfd; 16], [0xfe; 16], 6, (i & 0xffff) << 16 | 443)
+            }),
+            ("IPv6 addresses", |i| {
+                let [.., high, low] = i.to_be_bytes();
+                let (mut source, mut destination) = ([0xfd; 16], [0xfd; 16]);
+                source[15] = low;
+                destination[7] = high;
+                hash_v6(source, destination, 58, 0)
+            }),
+            ("MACs", |i| {
+                let [.., high, low] = i.to_be_bytes();
+                hash_ethernet(&[2, 0x42, 10, 0, 9, low, 2, 0x42, 10, 0, 9, high, 0x88, 0xcc])
+            }),
+        ]
+    }
+
+    /// Chi-square of the counts against an even spread, in standard deviations from its mean.
+    fn deviation(counts: &[u32]) -> f64 {
+        let total: u32 = counts.iter().sum();
+        let expected = total as f64 / counts.len() as f64;
+        let chi_square: f64 = counts
+            .iter()
+            .map(|count| (*count as f64 - expected).powi(2) / expected)
+            .sum();
+        let freedom = (counts.len() - 1) as f64;
+        (chi_square - freedom) / (2.0 * freedom).sqrt()
+    }
+
+    #[test]
+    fn flows_spread_evenly_over_lanes() {
+        for (name, hash) in flow_sets() {
+            for lanes in 2..=16 {
+                let mut counts = vec![0; lanes as usize];
+                for i in 0..FLOWS {
+                    counts[lane(hash(i), lanes) as usize] += 1;
+                }
+                let deviation = deviation(&counts);
+                assert!(
+                    deviation < 6.0,
+                    "{name}, {lanes} lanes: {deviation:.1} {counts:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn flows_spread_evenly_over_source_ports() {
+        for (name, hash) in flow_sets() {
+            let mut counts = vec![0; 1 << 14];
+            for i in 0..FLOWS {
+                counts[(source_port(hash(i)) - FIRST_SOURCE_PORT) as usize] += 1;
+            }
+            let deviation = deviation(&counts);
+            assert!(deviation < 6.0, "{name}: {deviation:.1}");
+        }
+    }
+
+    #[test]
+    fn flows_of_one_lane_still_spread_over_source_ports() {
+        for (name, hash) in flow_sets() {
+            for chosen in 0..4 {
+                let mut counts = vec![0; 256];
+                for i in (0..FLOWS).filter(|i| lane(hash(*i), 4) == chosen) {
+                    counts[(source_port(hash(i)) & 0xff) as usize] += 1;
+                }
+                let deviation = deviation(&counts);
+                assert!(deviation < 6.0, "{name}, lane {chosen}: {deviation:.1}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_flows_do_not_pile_up_on_one_lane() {
+        // Eight parallel streams, as a benchmark opens them, on four lanes.
+        let lanes: std::collections::BTreeSet<_> = (0..8)
+            .map(|i| {
+                lane(
+                    hash_v4(
+                        [10, 0, 9, 2],
+                        [10, 0, 9, 3],
+                        6,
+                        (40_000 + 2 * i) << 16 | 5201,
+                    ),
+                    4,
+                )
+            })
+            .collect();
+        assert!(lanes.len() >= 3, "{lanes:?}");
+    }
+
+    #[test]
+    fn every_input_bit_changes_about_half_of_the_hash() {
+        let base = [0x5a; 14];
+        for bit in 0..14 * 8 {
+            let mut flipped = 0;
+            const SAMPLES: u32 = 1000;
+            for i in 0..SAMPLES {
+                let mut header = base;
+                header[2..6].copy_from_slice(&i.wrapping_mul(0x9e37_79b9).to_be_bytes());
+                let before = hash_ethernet(&header);
+                header[bit / 8] ^= 1 << (bit % 8);
+                flipped += (before ^ hash_ethernet(&header)).count_ones();
+            }
+            let average = flipped as f64 / SAMPLES as f64;
+            assert!(
+                (13.0..19.0).contains(&average),
+                "bit {bit}: {average} of 32"
+            );
+        }
+    }
+
+    #[test]
+    fn ports_and_lanes_stay_in_range_at_the_ends() {
+        assert_eq!((source_port(0), source_port(u32::MAX)), (49_152, 65_535));
+        for lanes in 1..=16 {
+            assert_eq!((lane(0, lanes), lane(u32::MAX, lanes)), (0, lanes - 1));
+        }
+        assert_eq!(lane(u32::MAX, 0), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn each_part_of_a_flow_counts(
+            source: [u8; 16], destination: [u8; 16], protocol: u8, ports: u32, bit in 0u32..32,
+        ) {
+            let hash = hash_v6(source, destination, protocol, ports);
+            prop_assert_eq!(hash, hash_v6(source, destination, protocol, ports));
+            prop_assert!(source_port(hash) >= FIRST_SOURCE_PORT);
+            prop_assert!(label(hash) < 1 << 20);
+            for lanes in 1..=16 {
+                prop_assert!(lane(hash, lanes) < lanes);
+            }
+            // A change may collide in 32 bits; two in a row practically never do.
+            let other = |n: u32| hash_v6(source, destination, protocol, ports ^ 1 << ((bit + n) % 32));
+            prop_assert!(other(0) != hash || other(1) != hash);
+        }
+    }
+}

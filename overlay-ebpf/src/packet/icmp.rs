@@ -129,3 +129,155 @@ pub const fn answerable_v6(original: &[u8; ORIGINAL_V6_LEN]) -> bool {
         && (icmp_type < 128 || icmp_type == icmpv6_type::REDIRECT);
     !is_error && !ndp::is_unspecified(ip.source) && !ndp::is_multicast(ip.source)
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{
+        Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, SlicedPacket, TransportSlice,
+        icmpv4::DestUnreachableHeader,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::captures;
+
+    const GATEWAY_V4: [u8; 4] = [10, 0, 9, 1];
+    const GATEWAY_V6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+    fn original_v4() -> [u8; ORIGINAL_V4_LEN] {
+        bytes::take::<14, 28, _>(&captures::VXLAN_V4)
+    }
+
+    fn original_v6() -> [u8; ORIGINAL_V6_LEN] {
+        bytes::take::<14, 48, _>(&captures::VXLAN_V6)
+    }
+
+    #[test]
+    fn too_big_v4_is_a_packet_that_another_implementation_reads() {
+        let packet = too_big_v4(&original_v4(), 1416, GATEWAY_V4);
+        let read = SlicedPacket::from_ip(&packet).unwrap();
+        let ip = read.net.unwrap();
+        let ip = ip.ipv4_ref().unwrap().header();
+        assert_eq!(
+            (ip.source(), ip.destination()),
+            (GATEWAY_V4, [192, 0, 2, 10])
+        );
+        assert_eq!(ip.to_header().calc_header_checksum(), ip.header_checksum());
+        let Some(TransportSlice::Icmpv4(icmp)) = read.transport else {
+            panic!("no ICMP: {:?}", read.transport);
+        };
+        assert_eq!(
+            icmp.icmp_type(),
+            Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
+                next_hop_mtu: 1416
+            })
+        );
+        assert_eq!(icmp.payload(), original_v4());
+    }
+
+    #[test]
+    fn too_big_v6_is_a_packet_that_another_implementation_reads() {
+        let packet = too_big_v6(&original_v6(), 1396, GATEWAY_V6);
+        let read = SlicedPacket::from_ip(&packet).unwrap();
+        let ip = read.net.unwrap();
+        let ip = ip.ipv6_ref().unwrap().header();
+        assert_eq!(ip.source(), GATEWAY_V6);
+        assert_eq!(
+            ip.destination(),
+            bytes::take::<22, 16, _>(&captures::VXLAN_V6)
+        );
+        let Some(TransportSlice::Icmpv6(icmp)) = read.transport else {
+            panic!("no ICMPv6: {:?}", read.transport);
+        };
+        assert!(icmp.is_checksum_valid(ip.source(), ip.destination()));
+        assert_eq!(icmp.icmp_type(), Icmpv6Type::PacketTooBig { mtu: 1396 });
+        assert_eq!(icmp.payload(), original_v6());
+    }
+
+    #[test]
+    fn no_error_about_an_error_nor_to_many_over_v4() {
+        assert!(answerable_v4(&original_v4()));
+        let with = |changes: &[(usize, u8)]| {
+            let mut packet = original_v4();
+            for &(at, value) in changes {
+                packet[at] = value;
+            }
+            answerable_v4(&packet)
+        };
+        for icmp_type in [3, 4, 5, 11, 12] {
+            assert!(!with(&[(9, 1), (20, icmp_type)]), "ICMP type {icmp_type}");
+        }
+        assert!(with(&[(9, 1), (20, 8)]), "echo request");
+        assert!(with(&[(6, 0x20)]), "first fragment");
+        assert!(!with(&[(7, 1)]), "later fragment");
+        assert!(!with(&[(0, 0x46)]), "options");
+        assert!(!with(&[(0, 0x60)]), "another version");
+        for source in [0, 127, 224, 255] {
+            assert!(!with(&[(12, source)]), "source {source}.0.2.10");
+        }
+        for destination in [224, 239, 255] {
+            assert!(
+                !with(&[(16, destination)]),
+                "destination {destination}.0.2.11"
+            );
+        }
+    }
+
+    #[test]
+    fn no_error_about_an_error_over_v6_but_multicast_is_answered() {
+        assert!(answerable_v6(&original_v6()));
+        let with = |changes: &[(usize, u8)]| {
+            let mut packet = original_v6();
+            for &(at, value) in changes {
+                packet[at] = value;
+            }
+            answerable_v6(&packet)
+        };
+        for icmp_type in [1, 2, 3, 4, 127, icmpv6_type::REDIRECT] {
+            assert!(
+                !with(&[(6, 58), (40, icmp_type)]),
+                "ICMPv6 type {icmp_type}"
+            );
+        }
+        assert!(with(&[(6, 58), (40, icmpv6_type::ECHO_REQUEST)]));
+        assert!(with(&[(24, 0xff)]), "multicast destination");
+        assert!(!with(&[(8, 0xff)]), "multicast source");
+        let mut unspecified = original_v6();
+        unspecified[8..24].fill(0);
+        assert!(!answerable_v6(&unspecified));
+    }
+
+    proptest! {
+        #[test]
+        fn checksums_are_right_for_any_original(
+            v4: [u8; ORIGINAL_V4_LEN], v6: [u8; ORIGINAL_V6_LEN], mtu: u16,
+            source_v4: [u8; 4], source_v6: [u8; 16],
+        ) {
+            let packet = too_big_v4(&v4, mtu, source_v4);
+            prop_assert!(ipv4::checksum_ok(&bytes::take::<0, 20, _>(&packet)));
+            let icmp = Icmpv4Slice::from_slice(&packet[20..]).unwrap();
+            prop_assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum());
+            prop_assert_eq!(&packet[16..20], &v4[12..16]);
+
+            let packet = too_big_v6(&v6, mtu as u32, source_v6);
+            let destination = bytes::take::<24, 16, _>(&packet);
+            let icmp = Icmpv6Slice::from_slice(&packet[40..]).unwrap();
+            prop_assert!(icmp.is_checksum_valid(source_v6, destination));
+            prop_assert_eq!(&destination, &v6[8..24]);
+        }
+
+        #[test]
+        fn parse_noise(v4: [u8; ORIGINAL_V4_LEN], v6: [u8; ORIGINAL_V6_LEN]) {
+            answerable_v4(&v4);
+            answerable_v6(&v6);
+        }
+
+        #[test]
+        fn our_own_errors_are_never_answered(v4: [u8; ORIGINAL_V4_LEN], v6: [u8; ORIGINAL_V6_LEN]) {
+            let packet = too_big_v4(&v4, 1416, GATEWAY_V4);
+            prop_assert!(!answerable_v4(&bytes::take::<0, 28, _>(&packet)));
+            let packet = too_big_v6(&v6, 1396, GATEWAY_V6);
+            prop_assert!(!answerable_v6(&bytes::take::<0, 48, _>(&packet)));
+        }
+    }
+}

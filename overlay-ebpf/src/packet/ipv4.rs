@@ -138,3 +138,133 @@ impl Ipv4 {
 pub fn checksum_ok(header: &[u8; HEADER_LEN]) -> bool {
     checksum::fold(checksum::sum(header)) == 0xffff
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::Ipv4HeaderSlice;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::{captures, ip_protocol};
+
+    fn captured() -> [u8; HEADER_LEN] {
+        bytes::take::<14, 20, _>(&captures::VXLAN_V4)
+    }
+
+    #[test]
+    fn captured_header_reads_field_by_field() {
+        assert_eq!(
+            Ipv4::parse(&captured()),
+            Ok(Ipv4 {
+                header_len: 20,
+                dscp: 0,
+                ecn: 0,
+                total_len: 134,
+                identification: 0x1424,
+                dont_fragment: true,
+                more_fragments: false,
+                fragment_offset: 0,
+                ttl: 64,
+                protocol: ip_protocol::UDP,
+                checksum: 0xa22d,
+                source: [192, 0, 2, 10],
+                destination: [192, 0, 2, 11],
+            })
+        );
+        assert!(checksum_ok(&captured()));
+        assert_eq!(Ipv4::parse(&captured()).unwrap().to_bytes(), captured());
+    }
+
+    #[test]
+    fn each_error_has_its_cause() {
+        for (at, value, expected) in [
+            (0, 0x65, Err(Ipv4Error::Version)),
+            (0, 0x44, Err(Ipv4Error::HeaderLength)),
+            (3, 19, Err(Ipv4Error::TotalLength)),
+            (3, 20, Ok(false)),
+            (0, 0x46, Ok(true)),
+        ] {
+            let mut header = captured();
+            header[2] = 0;
+            header[at] = value;
+            let options = Ipv4::parse(&header).map(|ip| ip.has_options());
+            assert_eq!(options, expected, "byte {at} = {value:#x}");
+        }
+        let mut longest = captured();
+        longest[0] = 0x4f;
+        longest[3] = 59;
+        longest[2] = 0;
+        assert_eq!(Ipv4::parse(&longest), Err(Ipv4Error::TotalLength));
+    }
+
+    #[test]
+    fn first_middle_and_last_fragment_are_fragments() {
+        for (field, fragment) in [
+            (0x0000, false),
+            (0x4000, false),
+            (0x8000, false),
+            (0x2000, true),
+            (0x2001, true),
+            (0x1fff, true),
+        ] {
+            let mut header = captured();
+            header[6..8].copy_from_slice(&u16::to_be_bytes(field));
+            assert_eq!(
+                Ipv4::parse(&header).unwrap().is_fragment(),
+                fragment,
+                "{field:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_wrong_bit_spoils_the_checksum() {
+        for bit in 0..HEADER_LEN * 8 {
+            let mut header = captured();
+            header[bit / 8] ^= 1 << (bit % 8);
+            assert!(!checksum_ok(&header), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_back(mut header: [u8; HEADER_LEN], ihl in 5u8..=15) {
+            header[0] = 0x40 | ihl;
+            header[2] |= 0x80;
+            header[6] &= 0x7f;
+            header[10..12].fill(0);
+            let checksum = checksum::finish(checksum::sum(&header));
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            prop_assert!(checksum_ok(&header));
+            prop_assert_eq!(Ipv4::parse(&header).unwrap().to_bytes(), header);
+        }
+
+        #[test]
+        fn parse_noise(mut header: [u8; HEADER_LEN], version_ihl in proptest::option::of(0x45u8..=0x46)) {
+            if let Some(byte) = version_ihl {
+                header[0] = byte;
+            }
+            checksum_ok(&header);
+            let Ok(ip) = Ipv4::parse(&header) else { return Ok(()) };
+            if ip.has_options() { return Ok(()) }
+            // Our verdicts agree with an independent implementation's.
+            let oracle = Ipv4HeaderSlice::from_slice(&header).unwrap().to_header();
+            prop_assert_eq!(ip.total_len, oracle.total_len);
+            prop_assert_eq!(ip.dscp, oracle.dscp.value());
+            prop_assert_eq!(ip.ecn, oracle.ecn.value());
+            prop_assert_eq!(ip.fragment_offset, oracle.fragment_offset.value());
+            prop_assert_eq!(ip.is_fragment(), oracle.is_fragmenting_payload());
+            prop_assert_eq!(ip.dont_fragment, oracle.dont_fragment);
+            prop_assert_eq!(ip.ttl, oracle.time_to_live);
+            prop_assert_eq!(ip.protocol, oracle.protocol.0);
+            prop_assert_eq!(ip.source, oracle.source);
+            prop_assert_eq!(ip.destination, oracle.destination);
+            if header[6] & 0x80 == 0 {
+                prop_assert_eq!(
+                    checksum_ok(&header),
+                    oracle.calc_header_checksum() == oracle.header_checksum
+                );
+            }
+        }
+    }
+}

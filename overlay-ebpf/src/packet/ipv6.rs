@@ -71,3 +71,70 @@ impl Ipv6 {
         header
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::Ipv6HeaderSlice;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::{captures, ip_protocol};
+
+    #[test]
+    fn captured_header_reads_field_by_field() {
+        let mut source = [0; 16];
+        source[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+        let mut destination = source;
+        source[15] = 0x0a;
+        destination[15] = 0x0b;
+        assert_eq!(
+            Ipv6::parse(&bytes::take::<14, 40, _>(&captures::VXLAN_V6)),
+            Ok(Ipv6 {
+                traffic_class: 0,
+                flow_label: 0,
+                payload_len: 114,
+                next_header: ip_protocol::UDP,
+                hop_limit: 64,
+                source,
+                destination,
+            })
+        );
+    }
+
+    #[test]
+    fn traffic_class_and_flow_label_cross_byte_borders() {
+        let mut header = [0; HEADER_LEN];
+        header[..4].copy_from_slice(&[0x6b, 0x9a, 0xbc, 0xde]);
+        let ip = Ipv6::parse(&header).unwrap();
+        assert_eq!((ip.dscp(), ip.ecn(), ip.flow_label), (0x2e, 1, 0xa_bcde));
+    }
+
+    #[test]
+    fn no_other_version_is_accepted() {
+        for version in (0..16).filter(|version| *version != 6) {
+            let mut header = [0; HEADER_LEN];
+            header[0] = version << 4;
+            assert_eq!(Ipv6::parse(&header), Err(Ipv6Error::Version));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_back(mut header: [u8; HEADER_LEN]) {
+            header[0] = 0x60 | (header[0] & 0xf);
+            prop_assert_eq!(Ipv6::parse(&header).unwrap().to_bytes(), header);
+        }
+
+        #[test]
+        fn parse_noise(header: [u8; HEADER_LEN]) {
+            let oracle = Ipv6HeaderSlice::from_slice(&header);
+            prop_assert_eq!(Ipv6::parse(&header).is_ok(), oracle.is_ok());
+            let (Ok(ip), Ok(oracle)) = (Ipv6::parse(&header), oracle) else { return Ok(()) };
+            prop_assert_eq!(ip.traffic_class, oracle.traffic_class());
+            prop_assert_eq!(ip.flow_label, oracle.flow_label().value());
+            prop_assert_eq!(ip.payload_len, oracle.payload_length());
+            prop_assert_eq!(ip.next_header, oracle.next_header().0);
+            prop_assert_eq!(ip.hop_limit, oracle.hop_limit());
+        }
+    }
+}

@@ -16,6 +16,8 @@
 
 pub mod arp;
 pub mod bytes;
+#[cfg(test)]
+mod captures;
 pub mod checksum;
 pub mod ecn;
 pub mod esp;

@@ -83,3 +83,73 @@ pub const fn outer_len(inner_mtu: u32, family: Family, encrypted: bool) -> u32 {
         inner_mtu.saturating_add(ip + TUNNEL_LEN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{
+        Family::{V4, V6},
+        *,
+    };
+
+    #[test]
+    fn usual_underlays() {
+        for (outer, v4_plain, v6_plain, v4_encrypted, v6_encrypted) in [
+            (1500, 1450, 1430, 1416, 1396),
+            // An Ethernet "baby giant", a cloud's jumbo frame, the usual jumbo frame.
+            (1600, 1550, 1530, 1516, 1496),
+            (8500, 8450, 8430, 8416, 8396),
+            (9000, 8950, 8930, 8916, 8896),
+            (9001, 8951, 8931, 8916, 8896),
+            // The least over which the inner network still has IPv6.
+            (1330, 1280, 1260, 1244, 1224),
+            (1364, 1314, 1294, 1280, 1260),
+            (65535, 65485, 65465, 65448, 65428),
+        ] {
+            assert_eq!(inner_mtu(outer, V4, false), Some(v4_plain), "{outer}");
+            assert_eq!(inner_mtu(outer, V6, false), Some(v6_plain), "{outer}");
+            assert_eq!(inner_mtu(outer, V4, true), Some(v4_encrypted), "{outer}");
+            assert_eq!(inner_mtu(outer, V6, true), Some(v6_encrypted), "{outer}");
+        }
+    }
+
+    #[test]
+    fn plain_overhead_is_that_of_the_headers_less_the_outer_ethernet_header() {
+        use crate::packet::outer::{OVERHEAD_V4, OVERHEAD_V6};
+        // The inner Ethernet header takes the place of the outer one, which no MTU counts.
+        assert_eq!(outer_len(1000, V4, false), 1000 + OVERHEAD_V4 as u32);
+        assert_eq!(outer_len(1000, V6, false), 1000 + OVERHEAD_V6 as u32);
+    }
+
+    #[test]
+    fn padding_rounds_the_ciphertext_up_to_four_bytes() {
+        // 20 + 8 + 8 + (30 + inner + padding + 2) + 16
+        for (inner, outer) in [(1413, 1500), (1415, 1500), (1416, 1500), (1417, 1504)] {
+            assert_eq!(outer_len(inner, V4, true), outer, "{inner}");
+        }
+    }
+
+    #[test]
+    fn too_small_an_underlay_carries_nothing() {
+        assert_eq!(inner_mtu(0, V6, true), None);
+        assert_eq!(inner_mtu(117, V4, false), None);
+        assert_eq!(inner_mtu(118, V4, false), Some(MIN_INNER));
+        assert_eq!(inner_mtu(u32::MAX, V4, false), Some(u32::MAX - 50));
+        assert_eq!(outer_len(u32::MAX, V6, true), u32::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn inner_mtu_is_the_largest_that_fits(outer in 0u32..70_000, v6: bool, encrypted: bool) {
+            let family = if v6 { V6 } else { V4 };
+            match inner_mtu(outer, family, encrypted) {
+                Some(inner) => {
+                    prop_assert!(outer_len(inner, family, encrypted) <= outer);
+                    prop_assert!(outer_len(inner + 1, family, encrypted) > outer);
+                }
+                None => prop_assert!(outer_len(MIN_INNER, family, encrypted) > outer),
+            }
+        }
+    }
+}

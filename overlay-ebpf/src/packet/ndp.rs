@@ -228,3 +228,250 @@ const fn halves(address: [u8; 16]) -> [u64; 2] {
         u64::from_be_bytes(bytes::take::<8, 8, _>(&address)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::Icmpv6Slice;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::captures;
+
+    const A: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0a];
+    const B: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
+    const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
+
+    fn ip(frame: &[u8; 86]) -> [u8; 40] {
+        bytes::take::<14, 40, _>(frame)
+    }
+
+    fn icmp(frame: &[u8; 86]) -> [u8; 32] {
+        bytes::take::<54, 32, _>(frame)
+    }
+
+    fn message(frame: &[u8; 86]) -> [u8; MESSAGE_LEN] {
+        bytes::take::<54, 24, _>(frame)
+    }
+
+    #[test]
+    fn captured_solicitation_names_target_and_source_mac() {
+        let frame = &captures::SOLICITATION;
+        assert_eq!(
+            NeighbourSolicitation::parse(&message(frame)),
+            Ok(NeighbourSolicitation { target: B })
+        );
+        assert_eq!(
+            source_link_layer(&bytes::take::<78, 8, _>(frame)),
+            Some([2, 0, 0, 0, 0, 0x0a])
+        );
+        let ip = Ipv6::parse(&ip(frame)).unwrap();
+        assert!(valid_hop_limit(ip.hop_limit));
+        assert_eq!(ip.destination, solicited_node_multicast(B));
+        assert_eq!(bytes::take::<0, 6, _>(frame), multicast_mac(ip.destination));
+    }
+
+    #[test]
+    fn captured_probe_comes_from_the_unspecified_address_without_a_source_mac() {
+        let frame = &captures::PROBE;
+        let target = NeighbourSolicitation::parse(&message(frame))
+            .unwrap()
+            .target;
+        assert!(is_link_local(target));
+        assert!(is_unspecified(Ipv6::parse(&ip(frame)).unwrap().source));
+        assert_eq!(source_link_layer(&bytes::take::<78, 8, _>(frame)), None);
+        assert!(solicitation_checksum_ok(&ip(frame), &icmp(frame)));
+    }
+
+    #[test]
+    fn captured_advertisements_name_their_target() {
+        let frame = &captures::ADVERTISEMENT;
+        assert_eq!(
+            NeighbourAdvertisement::parse(&message(frame)),
+            Ok(NeighbourAdvertisement {
+                target: B,
+                solicited: true
+            })
+        );
+        let option = bytes::take::<78, 8, _>(frame);
+        assert_eq!(target_link_layer(&option), Some(MAC_B));
+        assert_eq!(source_link_layer(&option), None);
+        let bare = bytes::take::<54, 24, _>(&captures::BARE_ADVERTISEMENT);
+        assert_eq!(NeighbourAdvertisement::parse(&bare).unwrap().target, A);
+    }
+
+    #[test]
+    fn advertisement_is_the_kernels() {
+        assert_eq!(
+            advertisement(B, MAC_B, A, true),
+            bytes::take::<14, 72, _>(&captures::ADVERTISEMENT)
+        );
+    }
+
+    #[test]
+    fn an_answer_to_a_probe_goes_to_all_nodes_unsolicited() {
+        for destination in [[0; 16], ALL_NODES] {
+            let packet = advertisement(B, MAC_B, destination, true);
+            let ip = Ipv6::parse(&bytes::take::<0, 40, _>(&packet)).unwrap();
+            assert_eq!(
+                (ip.source, ip.destination, ip.hop_limit),
+                (B, ALL_NODES, 255)
+            );
+            let icmp = bytes::take::<40, 24, _>(&packet);
+            assert!(!NeighbourAdvertisement::parse(&icmp).unwrap().solicited);
+            assert_eq!(packet, advertisement(B, MAC_B, ALL_NODES, false));
+        }
+        assert_eq!(multicast_mac(ALL_NODES), [0x33, 0x33, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn checksum_covers_addresses_message_and_length() {
+        let frame = captures::SOLICITATION;
+        assert!(solicitation_checksum_ok(&ip(&frame), &icmp(&frame)));
+        // Payload length, next header, addresses and message; not the hop limit.
+        for byte in (18..21).chain(22..86) {
+            let mut wrong = frame;
+            wrong[byte] ^= 0x10;
+            assert!(
+                !solicitation_checksum_ok(&ip(&wrong), &icmp(&wrong)),
+                "byte {byte}"
+            );
+        }
+        let bare = &captures::BARE_ADVERTISEMENT;
+        assert!(solicitation_checksum_ok(
+            &bytes::take::<14, 40, _>(bare),
+            &bytes::take::<54, 24, _>(bare)
+        ));
+        let router = &captures::ROUTER_SOLICITATION;
+        assert!(solicitation_checksum_ok(
+            &bytes::take::<14, 40, _>(router),
+            &bytes::take::<54, 16, _>(router)
+        ));
+    }
+
+    #[test]
+    fn each_error_has_its_cause() {
+        let solicitation = message(&captures::SOLICITATION);
+        for (at, value, expected) in [
+            (0, icmpv6_type::NEIGHBOUR_ADVERTISEMENT, NdpError::Type),
+            (0, icmpv6_type::ROUTER_ADVERTISEMENT, NdpError::Type),
+            (1, 1, NdpError::Code),
+            (8, 0xff, NdpError::MulticastTarget),
+        ] {
+            let mut icmp = solicitation;
+            icmp[at] = value;
+            assert_eq!(
+                NeighbourSolicitation::parse(&icmp),
+                Err(expected),
+                "byte {at} = {value:#x}"
+            );
+        }
+        assert_eq!(
+            NeighbourAdvertisement::parse(&solicitation),
+            Err(NdpError::Type)
+        );
+    }
+
+    #[test]
+    fn an_option_of_another_length_is_no_ethernet_address() {
+        for length in (0..=255).filter(|length| *length != 1) {
+            assert_eq!(source_link_layer(&[1, length, 2, 0, 0, 0, 0, 1]), None);
+            assert_eq!(target_link_layer(&[2, length, 2, 0, 0, 0, 0, 1]), None);
+        }
+    }
+
+    #[test]
+    fn only_the_full_hop_limit_is_on_link() {
+        assert!((0..255).all(|hop_limit| !valid_hop_limit(hop_limit)) && valid_hop_limit(255));
+    }
+
+    #[test]
+    fn address_kinds_agree_with_the_standard_library() {
+        for text in [
+            "::",
+            "::1",
+            "fe80::1",
+            "fe80:0:0:1::1",
+            "febf::1",
+            "fec0::1",
+            "fd00::1",
+            "2001:db8::a",
+            "ff02::1",
+            "ff02::2",
+            "ff02::1:ff00:a",
+            "ff02::1:feff:a",
+            "ff02::2:ff00:a",
+            "ff05::1:ff00:a",
+            "ff02:0:0:1:0:1:ff00:a",
+            "::ffff:10.0.0.1",
+        ] {
+            let address: std::net::Ipv6Addr = text.parse().unwrap();
+            let bytes = address.octets();
+            assert_eq!(is_unspecified(bytes), address.is_unspecified(), "{text}");
+            assert_eq!(is_multicast(bytes), address.is_multicast(), "{text}");
+            assert_eq!(
+                is_link_local(bytes),
+                address.is_unicast_link_local(),
+                "{text}"
+            );
+            assert_eq!(
+                is_solicited_node_multicast(bytes),
+                text == "ff02::1:ff00:a",
+                "{text}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_back(target: [u8; 16], mac: [u8; 6], destination: [u8; 16], solicited: bool) {
+            let mut target = target;
+            target[0] &= 0x7f;
+            let packet = advertisement(target, mac, destination, solicited);
+            let icmp = bytes::take::<40, 24, _>(&packet);
+            let read = NeighbourAdvertisement::parse(&icmp).unwrap();
+            prop_assert_eq!(read.target, target);
+            prop_assert_eq!(read.solicited, solicited && !is_multicast(destination));
+            prop_assert_eq!(target_link_layer(&bytes::take::<64, 8, _>(&packet)), Some(mac));
+
+            let ip = Ipv6::parse(&bytes::take::<0, 40, _>(&packet)).unwrap();
+            prop_assert_eq!(ip.payload_len as usize, packet.len() - 40);
+            let oracle = Icmpv6Slice::from_slice(&packet[40..]).unwrap();
+            prop_assert!(oracle.is_checksum_valid(ip.source, ip.destination));
+        }
+
+        #[test]
+        fn parse_noise(noise: [u8; MESSAGE_LEN], icmp_type in 135u8..=136, option: [u8; 8]) {
+            let mut icmp = noise;
+            icmp[0] = icmp_type;
+            icmp[1] &= 1;
+            let solicitation = NeighbourSolicitation::parse(&icmp);
+            let advertisement = NeighbourAdvertisement::parse(&icmp);
+            prop_assert!(solicitation.is_err() || advertisement.is_err());
+            prop_assert_eq!(
+                solicitation.is_ok() || advertisement.is_ok(),
+                icmp[1] == 0 && icmp[8] != 0xff
+            );
+            prop_assert!(source_link_layer(&option).is_none() || target_link_layer(&option).is_none());
+        }
+
+        #[test]
+        fn checksum_agrees_with_an_independent_implementation(
+            mut header: [u8; 40], mut icmp: [u8; 32], right: bool,
+        ) {
+            header[4..7].copy_from_slice(&[0, 32, ip_protocol::ICMPV6]);
+            let (source, destination) =
+                (bytes::take::<8, 16, _>(&header), bytes::take::<24, 16, _>(&header));
+            if right {
+                icmp[2..4].fill(0);
+                let pseudo = checksum::pseudo_v6(&source, &destination, 32, ip_protocol::ICMPV6);
+                let checksum = checksum::finish(pseudo + checksum::sum(&icmp));
+                icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
+                prop_assert!(solicitation_checksum_ok(&header, &icmp));
+            }
+            prop_assert_eq!(
+                solicitation_checksum_ok(&header, &icmp),
+                Icmpv6Slice::from_slice(&icmp).unwrap().is_checksum_valid(source, destination)
+            );
+        }
+    }
+}

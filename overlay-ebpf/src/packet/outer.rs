@@ -140,3 +140,170 @@ pub const fn v6(
     bytes::put::<70, _, _>(&mut headers, inner_ethernet);
     headers
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::{captures, checksum, ecn, flow};
+
+    prop_compose! {
+        fn outer()(
+            source_mac: [u8; 6], destination_mac: [u8; 6], dscp_ecn: u8, hash: u32,
+            destination_port: u16, vni in 1u32..1 << 24, inner_len in 14u16..=MAX_INNER_LEN_V4,
+        ) -> Outer {
+            Outer {
+                source_mac,
+                destination_mac,
+                dscp_ecn: ecn::outer_from_inner(dscp_ecn),
+                source_port: flow::source_port(hash),
+                destination_port,
+                flow_label: flow::label(hash),
+                vni,
+                inner_len,
+            }
+        }
+    }
+
+    /// The headers of a capture up to and including the inner Ethernet header, built by us.
+    fn like(source_port: u16, vni: u32) -> Outer {
+        Outer {
+            source_mac: [2, 0, 0, 0, 0, 0x0a],
+            destination_mac: [2, 0, 0, 0, 0, 0x0b],
+            dscp_ecn: 0,
+            source_port,
+            destination_port: 4789,
+            flow_label: 0,
+            vni,
+            inner_len: 98,
+        }
+    }
+
+    #[test]
+    fn headers_over_v4_are_those_of_the_kernels_vxlan_device() {
+        let mut expected = captures::VXLAN_V4;
+        // The kernel counts identifications in spite of DF, and computes a UDP checksum over IPv4.
+        let identification = bytes::be16::<18, _>(&expected);
+        let checksum = checksum::update(bytes::be16::<24, _>(&expected), identification, 0);
+        bytes::put::<18, _, _>(&mut expected, &[0, 0]);
+        bytes::put::<24, _, _>(&mut expected, &checksum.to_be_bytes());
+        bytes::put::<40, _, _>(&mut expected, &[0, 0]);
+        let built = v4(
+            &like(0xd03a, 4097),
+            [192, 0, 2, 10],
+            [192, 0, 2, 11],
+            &bytes::take::<50, 14, _>(&expected),
+        );
+        assert_eq!(built, expected);
+    }
+
+    #[test]
+    fn headers_over_v6_are_those_of_the_kernels_vxlan_device() {
+        let expected = captures::VXLAN_V6;
+        let built = v6(
+            &like(0xeddc, 70_000),
+            bytes::take::<22, 16, _>(&expected),
+            bytes::take::<38, 16, _>(&expected),
+            &bytes::take::<70, 14, _>(&expected),
+        );
+        assert_eq!(built, expected);
+    }
+
+    #[test]
+    fn overheads_are_fifty_and_seventy_bytes() {
+        assert_eq!((OVERHEAD_V4, OVERHEAD_V6, V4_LEN, V6_LEN), (50, 70, 64, 84));
+        assert_eq!((MAX_INNER_LEN_V4, MAX_INNER_LEN_V6), (65_499, 65_519));
+    }
+
+    #[test]
+    fn an_oversized_frame_never_wraps_a_length() {
+        let outer = Outer {
+            inner_len: u16::MAX,
+            ..like(49_152, 4096)
+        };
+        let over_v4 = v4(&outer, [1; 4], [2; 4], &[0; 14]);
+        assert_eq!(bytes::be16::<16, _>(&over_v4), u16::MAX);
+        let over_v6 = v6(&outer, [1; 16], [2; 16], &[0; 14]);
+        assert_eq!(bytes::be16::<18, _>(&over_v6), u16::MAX);
+        let longest = Outer {
+            inner_len: MAX_INNER_LEN_V4,
+            ..outer
+        };
+        assert_eq!(
+            bytes::be16::<16, _>(&v4(&longest, [1; 4], [2; 4], &[0; 14])),
+            u16::MAX
+        );
+        let longest = Outer {
+            inner_len: MAX_INNER_LEN_V6,
+            ..outer
+        };
+        assert_eq!(
+            bytes::be16::<18, _>(&v6(&longest, [1; 16], [2; 16], &[0; 14])),
+            u16::MAX
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn v4_is_a_frame_that_another_implementation_reads(
+            outer in outer(), source: [u8; 4], destination: [u8; 4], inner: [u8; 14],
+        ) {
+            let headers = v4(&outer, source, destination, &inner);
+            let mut frame = headers.to_vec();
+            frame.resize(OVERHEAD_V4 + outer.inner_len as usize, 0);
+            let read = SlicedPacket::from_ethernet(&frame).unwrap();
+            let ip = read.net.unwrap();
+            let ip = ip.ipv4_ref().unwrap().header();
+            prop_assert_eq!((ip.source(), ip.destination()), (source, destination));
+            prop_assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+            prop_assert_eq!(ip.dcp().value() << 2 | ip.ecn().value(), outer.dscp_ecn);
+            prop_assert_eq!(ip.total_len() as usize, frame.len() - 14);
+            prop_assert!(ip.dont_fragment() && !ip.is_fragmenting_payload());
+            let Some(TransportSlice::Udp(udp)) = read.transport else { panic!("no UDP") };
+            prop_assert_eq!(udp.source_port(), outer.source_port);
+            prop_assert_eq!(udp.destination_port(), outer.destination_port);
+            prop_assert_eq!((udp.length() as usize, udp.checksum()), (frame.len() - 34, 0));
+            prop_assert_eq!(vxlan::parse(&bytes::take::<42, 8, _>(&headers)), Ok(outer.vni));
+            prop_assert_eq!(bytes::take::<50, 14, _>(&headers), inner);
+        }
+
+        #[test]
+        fn v6_is_a_frame_that_another_implementation_reads(
+            outer in outer(), source: [u8; 16], destination: [u8; 16], inner: [u8; 14],
+        ) {
+            let headers = v6(&outer, source, destination, &inner);
+            let mut frame = headers.to_vec();
+            frame.resize(OVERHEAD_V6 + outer.inner_len as usize, 0);
+            let read = SlicedPacket::from_ethernet(&frame).unwrap();
+            let ip = read.net.unwrap();
+            let ip = ip.ipv6_ref().unwrap().header();
+            prop_assert_eq!((ip.source(), ip.destination()), (source, destination));
+            prop_assert_eq!(ip.traffic_class(), outer.dscp_ecn);
+            prop_assert_eq!(ip.flow_label().value(), outer.flow_label);
+            prop_assert_eq!(ip.payload_length() as usize, frame.len() - 54);
+            let Some(TransportSlice::Udp(udp)) = read.transport else { panic!("no UDP") };
+            prop_assert_eq!(udp.source_port(), outer.source_port);
+            prop_assert_eq!(udp.destination_port(), outer.destination_port);
+            prop_assert_eq!((udp.length() as usize, udp.checksum()), (frame.len() - 54, 0));
+            prop_assert_eq!(vxlan::parse(&bytes::take::<62, 8, _>(&headers)), Ok(outer.vni));
+            prop_assert_eq!(bytes::take::<70, 14, _>(&headers), inner);
+        }
+
+        #[test]
+        fn v4_is_what_another_implementation_builds(
+            outer in outer(), source: [u8; 4], destination: [u8; 4], inner: [u8; 14],
+        ) {
+            let payload = vec![0; outer.inner_len as usize + vxlan::HEADER_LEN];
+            let mut expected = Vec::new();
+            PacketBuilder::ethernet2(outer.source_mac, outer.destination_mac)
+                .ipv4(source, destination, HOP_LIMIT)
+                .udp(outer.source_port, outer.destination_port)
+                .write(&mut expected, &payload)
+                .unwrap();
+            let headers = v4(&Outer { dscp_ecn: 0, ..outer }, source, destination, &inner);
+            prop_assert_eq!(&headers[..40], &expected[..40]);
+        }
+    }
+}

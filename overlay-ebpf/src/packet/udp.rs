@@ -39,3 +39,31 @@ impl Udp {
         header
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::captures;
+
+    #[test]
+    fn captured_header_reads_field_by_field() {
+        assert_eq!(
+            Udp::parse(&bytes::take::<34, 8, _>(&captures::VXLAN_V4)),
+            Udp {
+                source_port: 0xd03a,
+                destination_port: 4789,
+                length: 114,
+                checksum: 0x8499,
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn parse_back(header: [u8; HEADER_LEN]) {
+            prop_assert_eq!(Udp::parse(&header).to_bytes(), header);
+        }
+    }
+}

@@ -57,3 +57,61 @@ pub const fn to_bytes(vni: u32) -> [u8; HEADER_LEN] {
     bytes::put::<4, _, _>(&mut header, &(vni << 8).to_be_bytes());
     header
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::captures;
+
+    #[test]
+    fn headers_of_the_kernels_vxlan_device_are_read() {
+        assert_eq!(
+            parse(&bytes::take::<42, 8, _>(&captures::VXLAN_V4)),
+            Ok(4097)
+        );
+        assert_eq!(
+            parse(&bytes::take::<62, 8, _>(&captures::VXLAN_V6)),
+            Ok(70_000)
+        );
+    }
+
+    #[test]
+    fn every_bit_but_those_of_the_vni_must_be_as_we_send_it() {
+        for bit in 0..64 {
+            let header = (u64::from_be_bytes(to_bytes(0xabcdef)) ^ 1 << bit).to_be_bytes();
+            let expected = if (8..32).contains(&bit) {
+                Ok(0xabcdef ^ 1 << (bit - 8))
+            } else {
+                Err(VxlanError::Flags)
+            };
+            assert_eq!(parse(&header), expected, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn vni_zero_is_its_own_error() {
+        assert_eq!(parse(&to_bytes(0)), Err(VxlanError::VniZero));
+        assert_eq!(parse(&[0; 8]), Err(VxlanError::Flags));
+        assert_eq!(DropReason::from(VxlanError::VniZero), DropReason::VniZero);
+        assert_eq!(
+            DropReason::from(VxlanError::Flags),
+            DropReason::BadVxlanFlags
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn parse_back(vni in 1u32..1 << 24) {
+            prop_assert_eq!(parse(&to_bytes(vni)), Ok(vni));
+        }
+
+        #[test]
+        fn parse_noise(header: [u8; HEADER_LEN]) {
+            if let Ok(vni) = parse(&header) {
+                prop_assert_eq!(to_bytes(vni), header);
+            }
+        }
+    }
+}
