@@ -1,1 +1,8 @@
 //! Doing: the kernel interfaces, one module each.
+
+pub mod links;
+pub mod neighbours;
+pub mod netns;
+pub mod routes;
+pub mod rtnl;
+pub mod sysctl;
