@@ -4,9 +4,13 @@ mod bpf;
 mod bpf_linker;
 mod build;
 mod command;
+mod load;
 mod say;
 mod setup;
+mod table;
+mod test;
 mod toolchain;
+mod verify;
 mod vm;
 mod workspace;
 
@@ -33,6 +37,16 @@ enum Verb {
     Setup,
     /// Build the BPF programs, and the agent with them inside
     Build(build::Options),
+    /// Build, then load the data plane on an interface of this machine
+    Load(load::Arguments),
+    /// Remove what `load` loaded
+    Unload,
+    /// Load every program on the running kernel and in the VM kernels, and
+    /// print what the verifier counted
+    Verify(verify::Arguments),
+    /// Run all tests: host tests, then kernel tests on the running kernel and in
+    /// the VM kernels
+    Test(test::Arguments),
     /// Boot the test VM, and run a command in it or give a shell
     Vm(vm::Arguments),
 }
@@ -53,6 +67,10 @@ fn run(verb: Verb) -> Result<i32> {
     match verb {
         Verb::Setup => setup::run(&workspace).map(|()| 0),
         Verb::Build(options) => build::run(&workspace, options).map(|_overlay| 0),
+        Verb::Load(arguments) => load::load(&workspace, &arguments).map(|()| 0),
+        Verb::Unload => load::unload(&workspace).map(|()| 0),
+        Verb::Verify(arguments) => verify::run(&workspace, &arguments).map(|()| 0),
+        Verb::Test(arguments) => test::run(&workspace, &arguments),
         Verb::Vm(arguments) => vm::run(&workspace, arguments),
     }
 }

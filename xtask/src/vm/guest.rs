@@ -37,6 +37,7 @@ pub enum Stream {
 pub struct Job {
     line: String,
     environment: Vec<(String, String)>,
+    directory: Option<PathBuf>,
     timeout: Option<Duration>,
 }
 
@@ -56,6 +57,7 @@ impl Job {
         Self {
             line,
             environment: Vec::new(),
+            directory: None,
             timeout: None,
         }
     }
@@ -67,6 +69,12 @@ impl Job {
         self
     }
 
+    /// A working directory other than that of the workspace.
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
     /// A time limit other than that of [`Options`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -75,6 +83,7 @@ impl Job {
 
     /// One line of bash.
     fn shell(&self, directory: &Path) -> String {
+        let directory = self.directory.as_deref().unwrap_or(directory);
         let mut line = format!("cd {} &&", quote(&directory.to_string_lossy()));
         for (name, value) in &self.environment {
             line.extend([" ", name, "=", &quote(value)]);

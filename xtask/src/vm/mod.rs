@@ -23,7 +23,7 @@ mod verb;
 
 pub use guest::{Guest, Job, Stream, to_our_output};
 pub use kernel::{Kernel, fetch};
-pub use verb::{Arguments, run};
+pub use verb::{Arguments, Choice, run};
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,0 +1,217 @@
+//! The verb `test`: host tests, then the kernel tests wherever they must hold.
+
+mod binaries;
+mod here;
+mod outcome;
+mod places;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use self::binaries::Binary;
+use self::outcome::{Counts, Outcome};
+use self::places::{Machine, Place};
+use crate::vm::{self, Guest, Job, Kernel, Stream};
+use crate::workspace::Workspace;
+use crate::{build, command, say, setup, table};
+
+/// Arguments of `test`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Run only tests whose name contains this; if it is part of the name of
+    /// test binaries of the crate `tests`, run those whole
+    filter: Option<String>,
+    /// VM kernels to test on
+    #[arg(long, value_enum, default_value_t = vm::Choice::All, value_name = "VERSION")]
+    kernel: vm::Choice,
+    /// Run each kernel test in one place only: the running kernel where it can,
+    /// else the newest VM kernel
+    #[arg(long)]
+    quick: bool,
+    /// Time limit for each test binary
+    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+/// What every test binary is run with.
+struct Run<'a> {
+    workspace: &'a Workspace,
+    overlay: &'a std::path::Path,
+    /// Arguments for libtest.
+    arguments: Vec<String>,
+    timeout: Duration,
+}
+
+/// Runs everything and prints the summary; returns the exit status.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
+    let Arguments {
+        filter,
+        kernel,
+        quick,
+        timeout,
+    } = arguments;
+    let root = setup::is_root();
+    if root {
+        setup::ensure(workspace, setup::NETWORK)?;
+        setup::ensure(workspace, setup::VM)?;
+    }
+    let overlay = build::run(workspace, build::Options::default())?;
+
+    say::step("building the kernel tests");
+    let all = binaries::build(workspace)?;
+    let (binaries, test_filter) = binaries::select(all, filter.as_deref());
+    let machine = Machine::look(root);
+    let run = Run {
+        workspace,
+        overlay: &overlay,
+        arguments: std::iter::once("--test-threads=1")
+            .chain(test_filter)
+            .map(str::to_owned)
+            .collect(),
+        timeout: Duration::from_secs(*timeout),
+    };
+    let mut outcomes = Vec::new();
+    // A filter that names binaries means those alone.
+    if filter.is_none() || test_filter.is_some() {
+        say::step("host tests");
+        outcomes.push(here::cargo_test(&run, test_filter));
+    }
+    let mut left_out = Vec::new();
+    let mut wanted: Vec<(Place, &Binary)> = Vec::new();
+    for binary in &binaries {
+        let places = places::of(&binary.name, &machine, kernel.kernels(), *quick);
+        if places.is_empty() {
+            left_out.push(binary.name.as_str());
+        }
+        wanted.extend(places.into_iter().map(|place| (place, binary)));
+    }
+    for (_, binary) in wanted.iter().filter(|(place, _)| *place == Place::Here) {
+        header(&binary.name, Place::Here, &machine);
+        outcomes.push(here::binary(&run, binary));
+    }
+    for kernel in Kernel::ALL {
+        let place = Place::Vm(kernel);
+        let here: Vec<&Binary> = wanted
+            .iter()
+            .filter(|(p, _)| *p == place)
+            .map(|(_, binary)| *binary)
+            .collect();
+        outcomes.extend(in_vm(&run, kernel, &here, &machine));
+    }
+    summary(&outcomes, &left_out, test_filter.is_some())
+}
+
+/// Runs these binaries in one guest, or in a new one after a guest died.
+fn in_vm(run: &Run<'_>, kernel: Kernel, binaries: &[&Binary], machine: &Machine) -> Vec<Outcome> {
+    let mut guest: Option<Guest> = None;
+    let mut outcomes = Vec::new();
+    for binary in binaries {
+        header(&binary.name, Place::Vm(kernel), machine);
+        let started = Instant::now();
+        let mut output = Vec::new();
+        let result = (|| {
+            let guest = match &mut guest {
+                Some(guest) => guest,
+                None => guest.insert(Guest::boot(run.workspace, &vm::Options::new(kernel))?),
+            };
+            let words = std::iter::once(binary.path.to_string_lossy().into_owned())
+                .chain(run.arguments.iter().cloned());
+            let job = Job::new(words)
+                .directory(&binary.directory)
+                .env("CARGO_MANIFEST_DIR", &binary.directory)
+                .env("OVERLAY_BIN", run.overlay)
+                .env("RUST_BACKTRACE", "1")
+                .timeout(run.timeout);
+            guest.run(&job, &mut |stream, bytes| {
+                if stream == Stream::Out {
+                    output.extend_from_slice(bytes);
+                }
+                vm::to_our_output(stream, bytes);
+            })
+        })();
+        if result.is_err() {
+            // The guest is gone; the next binary gets another.
+            guest = None;
+        }
+        outcomes.push(Outcome::of(
+            &binary.name,
+            &format!("VM, Linux {kernel}"),
+            &String::from_utf8_lossy(&output),
+            result,
+            started.elapsed(),
+        ));
+    }
+    outcomes
+}
+
+fn header(name: &str, place: Place, machine: &Machine) {
+    say::step(match place {
+        Place::Here => format!("{name} on the running kernel ({})", machine.release),
+        Place::Vm(kernel) => format!("{name} in the VM (Linux {kernel})"),
+    });
+}
+
+fn summary(outcomes: &[Outcome], left_out: &[&str], filtered: bool) -> Result<i32> {
+    let row = |cells: [&str; 7]| cells.map(str::to_owned).to_vec();
+    let mut rows = vec![row([
+        "tests", "where", "passed", "failed", "ignored", "time", "result",
+    ])];
+    let mut total = Counts::default();
+    for outcome in outcomes {
+        total += outcome.counts;
+        let Counts {
+            passed,
+            failed,
+            ignored,
+        } = outcome.counts;
+        rows.push(vec![
+            outcome.name.clone(),
+            outcome.place.clone(),
+            passed.to_string(),
+            failed.to_string(),
+            ignored.to_string(),
+            format!("{:.0} s", outcome.took.as_secs_f32()),
+            outcome.verdict(filtered).to_owned(),
+        ]);
+    }
+    println!("\n{}", table::render(&rows));
+    let mut status = 0;
+    for outcome in outcomes.iter().filter(|o| o.verdict(filtered) != "ok") {
+        status = 1;
+        for failure in &outcome.failures {
+            println!("FAILED {} ({}): {failure}", outcome.name, outcome.place);
+        }
+    }
+    if filtered && total.passed + total.failed == 0 {
+        println!("no test has a name that contains the filter");
+        status = 1;
+    }
+    if !left_out.is_empty() {
+        println!(
+            "left out, because they need root: {}\nrun them with `sudo -E env PATH=\"$PATH\" cargo \
+             xtask test`",
+            left_out.join(", ")
+        );
+        // A person knows what was left out; a pipeline must not take it for
+        // success.
+        if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+            status = 1;
+        }
+    }
+    let Counts {
+        passed,
+        failed,
+        ignored,
+    } = total;
+    let verdict = if status == 0 { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored (all)");
+    Ok(status)
+}
+
+/// The running kernel's release.
+fn release() -> Result<String> {
+    command::capture(std::process::Command::new("uname").arg("-r"))
+        .map(|release| release.trim().to_owned())
+        .context("ask for the running kernel's release")
+}

@@ -1,0 +1,152 @@
+//! Where a test binary must hold. What this machine lacks is not skipped: it is
+//! tested in the VM.
+
+use crate::command;
+use crate::say;
+use crate::vm::Kernel;
+
+/// A place where tests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The running kernel.
+    Here,
+    /// The test VM.
+    Vm(Kernel),
+}
+
+/// What this machine can do.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// `uname -r`.
+    pub release: String,
+    /// Kernel tests and the VM need it.
+    pub root: bool,
+    /// Whether the running kernel has IPsec as the data plane uses it.
+    pub ipsec: bool,
+}
+
+impl Machine {
+    /// Looks at this machine.
+    pub fn look(root: bool) -> Self {
+        let ipsec = root && has_ipsec();
+        if root && !ipsec {
+            say::note("the running kernel lacks ESP: encrypted tests run in the VM");
+        }
+        Self {
+            release: super::release().unwrap_or_default(),
+            root,
+            ipsec,
+        }
+    }
+}
+
+/// The places for a binary of this name; none if they need root.
+pub fn of(name: &str, machine: &Machine, kernels: &[Kernel], quick: bool) -> Vec<Place> {
+    let newest = kernels.iter().max().copied().map(Place::Vm);
+    let all = kernels.iter().copied().map(Place::Vm);
+    let prefix = name.split('_').next().unwrap_or_default();
+    if !matches!(prefix, "kernel" | "plain" | "encrypted" | "vm") {
+        return vec![Place::Here];
+    }
+    if !machine.root {
+        return Vec::new();
+    }
+    let here = match prefix {
+        "kernel" | "plain" => true,
+        "encrypted" => machine.ipsec,
+        // What would disturb this machine, such as unloading modules.
+        _ => false,
+    };
+    let mut places = Vec::new();
+    if here {
+        places.push(Place::Here);
+    }
+    match prefix {
+        _ if quick && here => {}
+        _ if quick => places.extend(newest),
+        "plain" => places.extend(newest),
+        _ => places.extend(all),
+    }
+    places
+}
+
+/// Tries it in a network namespace of its own, which ends with the trial.
+fn has_ipsec() -> bool {
+    let key = "00".repeat(36);
+    let script = format!(
+        "ip link set lo up && ip link add x0 type xfrm dev lo if_id 7 && \
+         ip xfrm state add src 127.0.0.1 dst 127.0.0.2 proto esp spi 0x1001 mode beet if_id 7 \
+         sel src 127.0.0.1/32 dst 127.0.0.2/32 aead 'rfc4106(gcm(aes))' 0x{key} 128"
+    );
+    command::succeeds(std::process::Command::new("unshare").args(["--net", "sh", "-c", &script]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Kernel::{V6_1, V6_12};
+    use super::Place::{Here, Vm};
+    use super::*;
+
+    const ALL: &[Kernel] = &Kernel::ALL;
+
+    fn machine(root: bool, ipsec: bool) -> Machine {
+        Machine {
+            root,
+            ipsec,
+            ..Machine::default()
+        }
+    }
+
+    #[test]
+    fn programs_are_tested_on_every_kernel() {
+        assert_eq!(
+            of("kernel_programs", &machine(true, false), ALL, false),
+            [Here, Vm(V6_1), Vm(V6_12)]
+        );
+    }
+
+    #[test]
+    fn plain_networks_are_tested_here_and_on_the_newest() {
+        assert_eq!(
+            of("plain_tcp", &machine(true, false), ALL, false),
+            [Here, Vm(V6_12)]
+        );
+    }
+
+    #[test]
+    fn encrypted_networks_are_tested_here_only_with_ipsec() {
+        assert_eq!(
+            of("encrypted_tcp", &machine(true, false), ALL, false),
+            [Vm(V6_1), Vm(V6_12)]
+        );
+        assert_eq!(
+            of("encrypted_tcp", &machine(true, true), ALL, false),
+            [Here, Vm(V6_1), Vm(V6_12)]
+        );
+    }
+
+    #[test]
+    fn quick_takes_one_place() {
+        let quick = |name, ipsec| of(name, &machine(true, ipsec), ALL, true);
+        assert_eq!(quick("kernel_programs", false), [Here]);
+        assert_eq!(quick("encrypted_tcp", false), [Vm(V6_12)]);
+        assert_eq!(quick("encrypted_tcp", true), [Here]);
+        assert_eq!(quick("vm_modules", true), [Vm(V6_12)]);
+    }
+
+    #[test]
+    fn without_root_only_host_tests_have_a_place() {
+        let of = |name| of(name, &machine(false, false), ALL, false);
+        assert_eq!(of("simulation"), [Here]);
+        assert_eq!(of("kernel_programs"), []);
+        assert_eq!(of("encrypted_tcp"), []);
+    }
+
+    #[test]
+    fn what_disturbs_the_machine_never_runs_here() {
+        assert_eq!(
+            of("vm_modules", &machine(true, true), &[V6_1], false),
+            [Vm(V6_1)]
+        );
+    }
+}
