@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Options;
 use super::accel::Accel;
+use super::fstab;
 use super::initramfs;
 use super::kernel;
 use super::machine::{Machine, Parts, Port, socket_pair};
@@ -258,19 +259,21 @@ impl Guest {
         let bind = |from: &Path, to: &Path| {
             let from = Path::new("/run/host").join(from.strip_prefix("/").unwrap_or(from));
             let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
-            let (from, to) = (quote(&from), quote(&to));
-            format!("mkdir -p {to} && mount --bind {from} {to}")
+            let (from, to) = (fstab::field(&from), fstab::field(&to));
+            format!("{from} {to} none bind,ro,X-mount.mkdir 0 0\n")
         };
         let modules = Path::new("/lib/modules").join(&image.release);
-        let mut steps = vec![
-            bind(&image.modules, &modules),
-            bind(&workspace.root, &workspace.root),
-        ];
+        let mut table = bind(&image.modules, &modules);
+        table.push_str(&bind(&workspace.root, &workspace.root));
         for Share { tag, path, .. } in self.shares.iter().skip(1) {
-            let path = quote(&path.to_string_lossy());
-            steps.push(format!("mkdir -p {path} && mount -t virtiofs {tag} {path}"));
+            let path = fstab::field(&path.to_string_lossy());
+            table.push_str(&format!("{tag} {path} virtiofs X-mount.mkdir 0 0\n"));
         }
-        self.capture(&Job::script(&steps.join(" && ")))
+        let line = format!(
+            "ip link set lo up; printf %s {} > /run/shares && mount -a -T /run/shares",
+            quote(&table)
+        );
+        self.capture(&Job::line(line))
             .map(drop)
             .context("mount the workspace in the test VM")
     }

@@ -2,44 +2,29 @@
 # xtask sends. Standard output, standard error and commands have a virtio port
 # each; a marker in both outputs tells the end of a command and its status.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export HOME=/root TERM=${TERM:-dumb} LANG=C.UTF-8
-cd /
-
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-ln -sfn /proc/self/fd /dev/fd
-ln -sfn /proc/self/fd/0 /dev/stdin
-ln -sfn /proc/self/fd/1 /dev/stdout
-ln -sfn /proc/self/fd/2 /dev/stderr
-mount -t bpf bpf /sys/fs/bpf
-mount -t tracefs tracefs /sys/kernel/tracing
-mount -t debugfs debugfs /sys/kernel/debug
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-ip link set lo up
+export HOME=/root TERM=dumb LANG=C.UTF-8
 echo overlay-vm > /proc/sys/kernel/hostname
 
-port() {
-    local name
-    for name in /sys/class/virtio-ports/*/name; do
-        if [ "$(< "$name")" = "$1" ]; then
-            name=${name%/name}
-            echo "/dev/${name##*/}"
-            return
-        fi
-    done
-    echo "xtask: no virtio port $1" >&2
-}
-exec 7< "$(port xtask.commands)" 8> "$(port xtask.out)" 9> "$(port xtask.err)"
-marker=$(sed -n 's/.*xtask\.marker=\([0-9a-f]*\).*/\1/p' /proc/cmdline)
+for name in /sys/class/virtio-ports/*/name; do
+    device=${name%/name}
+    device=/dev/${device##*/}
+    case $(< "$name") in
+    xtask.commands) exec 10< "$device" ;;
+    xtask.out) exec 11> "$device" ;;
+    xtask.err) exec 12> "$device" ;;
+    esac
+done
+read -r marker < /proc/cmdline
+marker=${marker##*xtask.marker=}
+marker=${marker%% *}
 ended() {
-    printf '\036%s:%d\n' "$marker" "$1" >&8
-    printf '\036%s:%d\n' "$marker" "$1" >&9
+    printf '\036%s:%d\n' "$marker" "$1" >&11
+    printf '\036%s:%d\n' "$marker" "$1" >&12
 }
 
 ended 0
-while IFS= read -r line <&7; do
-    ( eval "$line" ) < /dev/null >&8 2>&9 7<&- 8>&- 9>&-
+while IFS= read -r line <&10; do
+    ( eval "$line" ) < /dev/null >&11 2>&12 9<&- 10<&- 11>&- 12>&-
     ended $?
 done
 echo o > /proc/sysrq-trigger

@@ -13,13 +13,28 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::fstab;
 use super::kernel::Image;
 use super::modules::Dependencies;
 use crate::command;
 use crate::workspace::write_if_changed;
 
-const INIT: &str = include_str!("init.sh");
-const GUEST: &str = include_str!("guest.sh");
+/// Our own files.
+const TEXTS: &[(&str, &str)] = &[
+    ("init", include_str!("init.sh")),
+    ("guest.sh", include_str!("guest.sh")),
+    ("first.fstab", fstab::FIRST),
+    ("host.fstab", fstab::HOST),
+    ("new.fstab", fstab::NEW),
+];
+
+/// What udev would put into /dev.
+const LINKS: &[(&str, &str)] = &[
+    ("links/fd", "/proc/self/fd"),
+    ("links/stdin", "/proc/self/fd/0"),
+    ("links/stdout", "/proc/self/fd/1"),
+    ("links/stderr", "/proc/self/fd/2"),
+];
 
 /// Modules without which nothing can be mounted or said.
 const MODULES: &[&str] = &["virtio_pci", "virtio_console", "virtiofs", "overlay"];
@@ -36,7 +51,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Directories that `init.sh` mounts on.
-const MOUNT_POINTS: &[&str] = &["above", "dev", "host", "new", "proc", "sys"];
+const MOUNT_POINTS: &[&str] = &["above", "dev", "host", "links", "new", "proc", "sys"];
 
 /// Returns the initramfs for this kernel, making it if any part is newer.
 pub fn ensure(image: &Image, dir: &Path) -> Result<PathBuf> {
@@ -100,7 +115,7 @@ fn libraries(ldd: &str) -> impl Iterator<Item = &str> {
 /// Changes when the archive would.
 fn fingerprint(files: &BTreeMap<String, PathBuf>) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    (INIT, GUEST, PROGRAMS, MOUNT_POINTS).hash(&mut hasher);
+    (TEXTS, LINKS, MOUNT_POINTS).hash(&mut hasher);
     for (name, path) in files {
         let meta = fs::metadata(path).with_context(|| format!("read {}", path.display()))?;
         (name, path, meta.len(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
@@ -111,9 +126,14 @@ fn fingerprint(files: &BTreeMap<String, PathBuf>) -> Result<u64> {
 fn archive(files: &BTreeMap<String, PathBuf>) -> Result<Vec<u8>> {
     const DIRECTORY: u32 = 0o040_755;
     const PROGRAM: u32 = 0o100_755;
+    const LINK: u32 = 0o120_777;
     let mut entries: BTreeMap<String, (u32, Vec<u8>)> = BTreeMap::new();
-    entries.insert("init".into(), (PROGRAM, INIT.into()));
-    entries.insert("guest.sh".into(), (PROGRAM, GUEST.into()));
+    for (name, text) in TEXTS {
+        entries.insert((*name).into(), (PROGRAM, text.as_bytes().into()));
+    }
+    for (name, target) in LINKS {
+        entries.insert((*name).into(), (LINK, target.as_bytes().into()));
+    }
     for point in MOUNT_POINTS {
         entries.insert((*point).into(), (DIRECTORY, Vec::new()));
     }

@@ -11,6 +11,7 @@
 //! `--share`) is writable. There is no network to the outside.
 
 mod accel;
+mod fstab;
 mod guest;
 mod initramfs;
 mod kernel;
