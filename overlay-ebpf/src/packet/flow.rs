@@ -93,9 +93,12 @@ mod tests {
 
     const FLOWS: u32 = 1 << 16;
 
+    /// A name, and the hash of its flow of some number.
+    type FlowSet = (&'static str, fn(u32) -> u32);
+
     /// Flow sets as they occur: one client port after another, one server port after another, one
     /// address after another, both families, and MACs that differ in the last bytes.
-    fn flow_sets() -> [(&'static str, fn(u32) -> u32); 6] {
+    fn flow_sets() -> [FlowSet; 6] {
         [
             ("source ports", |i| {
                 hash_v4([10, 0, 9, 2], [10, 0, 9, 3], 6, (i & 0xffff) << 16 | 443)
