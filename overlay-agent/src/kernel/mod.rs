@@ -6,3 +6,4 @@ pub mod netns;
 pub mod routes;
 pub mod rtnl;
 pub mod sysctl;
+pub mod xfrm;
