@@ -205,7 +205,7 @@ fn summary(outcomes: &[Outcome], left_out: &[&str], filtered: bool) -> Result<i3
         ignored,
     } = total;
     let verdict = if status == 0 { "ok" } else { "FAILED" };
-    println!("all tests: {verdict}. {passed} passed; {failed} failed; {ignored} ignored");
+    println!("test result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored (all)");
     Ok(status)
 }
 

@@ -48,8 +48,6 @@ pub struct Outcome {
     /// Whether the run ended with success.
     succeeded: bool,
     pub took: Duration,
-    /// Whether having run no test is fine.
-    pub may_be_empty: bool,
 }
 
 impl Outcome {
@@ -85,7 +83,6 @@ impl Outcome {
             failures,
             succeeded,
             took,
-            may_be_empty: false,
         }
     }
 
@@ -99,7 +96,7 @@ impl Outcome {
         } = self.counts;
         if !self.succeeded || failed > 0 {
             "FAILED"
-        } else if passed + failed + ignored == 0 && !(filtered || self.may_be_empty) {
+        } else if passed + failed + ignored == 0 && !filtered {
             "NO TESTS"
         } else {
             "ok"

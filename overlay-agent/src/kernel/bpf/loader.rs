@@ -1,0 +1,195 @@
+//! Loading a data plane, or taking over the one that is there.
+
+use std::{
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::ProgramInfo};
+use aya_obj::Object;
+use overlay_ebpf::abi::map;
+
+use super::{
+    Bpf,
+    attach::TcHook,
+    error::BpfError,
+    hook::PROGRAMS,
+    lock::Lock,
+    map_spec::{self, MapSpec},
+    pin_root::{self, PinRoot},
+    pinned::{self, Pinned},
+    probe, sys, verify,
+};
+use crate::dataplane::desired::MapSizes;
+
+/// How to load a data plane.
+#[derive(Debug, Clone)]
+pub struct Loader<'a> {
+    root: PathBuf,
+    sizes: MapSizes,
+    object: Option<&'a [u8]>,
+    tc: TcHook,
+    patience: Duration,
+}
+
+impl<'a> Loader<'a> {
+    /// Loads the object in this binary to a pin directory.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            sizes: MapSizes::default(),
+            object: crate::bpf_object::BPF_OBJECT,
+            tc: TcHook::Auto,
+            patience: Duration::from_secs(5),
+        }
+    }
+
+    /// Entries of the maps.
+    pub fn sizes(mut self, sizes: MapSizes) -> Self {
+        self.sizes = sizes;
+        self
+    }
+
+    /// Another object than the one in this binary; aligned to four bytes.
+    pub fn object(mut self, object: &'a [u8]) -> Self {
+        self.object = Some(object);
+        self
+    }
+
+    /// How TC programs are attached.
+    pub fn tc_hook(mut self, tc: TcHook) -> Self {
+        self.tc = tc;
+        self
+    }
+
+    /// How long to wait for another process that is changing the data plane.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Loads, pins and returns the data plane. One that is there already is taken over: its maps
+    /// stay, and its programs are replaced where they are attached, without a lost packet. If
+    /// anything is wrong with it, nothing is changed.
+    ///
+    /// An interrupted load is completed by the next one.
+    pub fn load(self) -> Result<Bpf, BpfError> {
+        let bytes = self.object.ok_or(BpfError::NoObject)?;
+        let object = Object::parse(bytes).map_err(|error| BpfError::Object(error.to_string()))?;
+        let specs = map_spec::specs(&object, &self.sizes)?;
+        let tcx = match self.tc {
+            TcHook::Auto => probe::supports_tcx()?,
+            TcHook::Tcx => true,
+            TcHook::Clsact => false,
+        };
+
+        let pins = PinRoot::new(&self.root);
+        let lock = Lock::acquire(&self.root, self.patience)?;
+        pins.mount()?;
+        pins.check_owner()?;
+        pins.check_version()?;
+        let pinned = check_pinned_maps(&pins, &specs)?;
+
+        let mut loader = EbpfLoader::new();
+        for spec in specs.iter().filter(|spec| spec.setting.is_some()) {
+            loader.map_max_entries(spec.name, spec.max_entries);
+        }
+        for name in &pinned {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        // Whatever the verifier refuses, it refuses before anything is pinned.
+        let mut ebpf = loader.load(bytes).map_err(BpfError::Load)?;
+        verify::load_programs(&mut ebpf)?;
+
+        pins.create()?;
+        pin_maps(&ebpf, &pins, &pinned)?;
+        pin_programs(&ebpf, &pins)?;
+        drop(ebpf);
+
+        let bpf = Bpf {
+            pinned: Pinned::from_pins(pins)?,
+            tcx,
+            lock,
+        };
+        bpf.take_over()?;
+        Ok(bpf)
+    }
+}
+
+/// Checks the maps that are there and returns their names. aya opens a pinned map without a look.
+fn check_pinned_maps(pins: &PinRoot, specs: &[MapSpec]) -> Result<Vec<&'static str>, BpfError> {
+    let mut pinned = Vec::new();
+    for spec in specs {
+        let path = pins.map(spec.name);
+        if path.exists() {
+            let info = MapInfo::from_pin(&path).map_err(|source| BpfError::Map {
+                attempt: "open the pin of",
+                map: spec.name,
+                source,
+            })?;
+            spec.check(&info)?;
+            pinned.push(spec.name);
+        }
+    }
+    Ok(pinned)
+}
+
+fn pin_maps(ebpf: &Ebpf, pins: &PinRoot, pinned: &[&str]) -> Result<(), BpfError> {
+    for name in map::ALL {
+        if pinned.contains(&name) {
+            continue;
+        }
+        let path = pins.map(name);
+        ebpf.map(name)
+            .ok_or(BpfError::Missing { kind: "map", name })?
+            .pin(&path)
+            .map_err(|error| {
+                BpfError::pin("pin a map at", &path)(std::io::Error::other(error.to_string()))
+            })?;
+    }
+    Ok(())
+}
+
+/// Pins the programs, each atomically in place of another version. A version that is the same
+/// stays: then a take-over changes nothing that anybody could see.
+fn pin_programs(ebpf: &Ebpf, pins: &PinRoot) -> Result<(), BpfError> {
+    let mut programs = Vec::new();
+    let mut same = true;
+    for name in PROGRAMS {
+        let program = ebpf.program(name).ok_or(BpfError::Missing {
+            kind: "program",
+            name,
+        })?;
+        let failed = |source| BpfError::Program {
+            attempt: "look at",
+            program: name,
+            source,
+        };
+        let info = program.info().map_err(failed)?;
+        same &= ProgramInfo::from_pin(pins.program(name)).is_ok_and(|old| is_same(&old, &info));
+        programs.push((name, pinned::fd(program).map_err(failed)?));
+    }
+    if same {
+        return Ok(());
+    }
+    for (name, fd) in programs {
+        let path = pins.program(name);
+        let new = pins.program(&format!("{name}_new"));
+        // Left by an interrupted load.
+        pin_root::unpin(&new)?;
+        sys::object_pin(fd.as_fd(), &new).map_err(BpfError::pin("pin a program at", &new))?;
+        std::fs::rename(&new, &path).map_err(BpfError::pin("pin a program at", &path))?;
+    }
+    Ok(())
+}
+
+/// Whether two programs have the same instructions and the same maps.
+fn is_same(old: &ProgramInfo, new: &ProgramInfo) -> bool {
+    let maps = |info: &ProgramInfo| {
+        let mut ids = info.map_ids().ok().flatten()?;
+        ids.sort_unstable();
+        Some(ids)
+    };
+    old.tag() == new.tag() && maps(old).is_some_and(|ids| maps(new) == Some(ids))
+}

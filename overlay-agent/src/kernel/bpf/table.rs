@@ -1,0 +1,176 @@
+//! Typed access to one hash map, over byte arrays: aya's `Pod` would need an `unsafe impl` for each
+//! type, and would accept bytes that are no valid enum.
+
+use std::{collections::BTreeMap, fmt::Write as _, marker::PhantomData};
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use bytemuck::{CheckedBitPattern, NoUninit};
+
+use super::error::BpfError;
+
+/// A hash map with keys `K` of `KS` bytes and values `V` of `VS` bytes.
+#[derive(Debug)]
+pub struct Table<K, V, const KS: usize, const VS: usize> {
+    name: &'static str,
+    /// Field of `map_sizes` that sets the capacity.
+    setting: &'static str,
+    capacity: u32,
+    map: HashMap<MapData, [u8; KS], [u8; VS]>,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V, const KS: usize, const VS: usize> Table<K, V, KS, VS>
+where
+    K: NoUninit + CheckedBitPattern + Ord,
+    V: NoUninit + CheckedBitPattern,
+{
+    pub(super) fn new(
+        name: &'static str,
+        setting: &'static str,
+        data: MapData,
+    ) -> Result<Self, BpfError> {
+        const {
+            assert!(size_of::<K>() == KS && size_of::<V>() == VS);
+        }
+        let failed = |source| BpfError::Map {
+            attempt: "open",
+            map: name,
+            source,
+        };
+        let capacity = data.info().map_err(failed)?.max_entries();
+        let map = Map::from_map_data(data)
+            .and_then(HashMap::try_from)
+            .map_err(failed)?;
+        Ok(Self {
+            name,
+            setting,
+            capacity,
+            map,
+            types: PhantomData,
+        })
+    }
+
+    /// Entries that fit.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// The entry's value; `None` if there is no entry.
+    pub fn get(&self, key: &K) -> Result<Option<V>, BpfError> {
+        let key = to_array(key);
+        match self.map.get(&key, 0) {
+            Ok(value) => from_array(self.name, "value", &key, &value).map(Some),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(self.failed("look up in", source)),
+        }
+    }
+
+    /// Adds or replaces an entry. A reader in the kernel sees the old value or the new one.
+    pub fn put(&mut self, key: &K, value: &V) -> Result<(), BpfError> {
+        self.map
+            .insert(to_array(key), to_array(value), 0)
+            .map_err(|source| match source {
+                MapError::SyscallError(error)
+                    if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+                {
+                    BpfError::MapFull {
+                        map: self.name,
+                        capacity: self.capacity,
+                        setting: self.setting,
+                    }
+                }
+                source => self.failed("write to", source),
+            })
+    }
+
+    /// Removes an entry; tells whether there was one.
+    pub fn delete(&mut self, key: &K) -> Result<bool, BpfError> {
+        match self.map.remove(&to_array(key)) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                Ok(false)
+            }
+            Err(source) => Err(self.failed("delete from", source)),
+        }
+    }
+
+    /// Every entry.
+    pub fn read(&self) -> Result<BTreeMap<K, V>, BpfError> {
+        let mut entries = BTreeMap::new();
+        // The kernel starts over when the entry it stood at is deleted meanwhile.
+        let limit = 4 * self.capacity as usize + 64;
+        for (position, entry) in self.map.iter().enumerate() {
+            if position >= limit {
+                return Err(BpfError::Unsteady(self.name));
+            }
+            let (key, value) = entry.map_err(|source| self.failed("read", source))?;
+            entries.insert(
+                from_array(self.name, "key", &key, &key)?,
+                from_array(self.name, "value", &key, &value)?,
+            );
+        }
+        Ok(entries)
+    }
+
+    fn failed(&self, attempt: &'static str, source: MapError) -> BpfError {
+        BpfError::Map {
+            attempt,
+            map: self.name,
+            source,
+        }
+    }
+}
+
+/// The bytes of a value of exactly `N` bytes.
+pub(super) fn to_array<T: NoUninit, const N: usize>(value: &T) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(bytemuck::bytes_of(value));
+    bytes
+}
+
+/// A value from its bytes, if they are one.
+pub(super) fn from_array<T: CheckedBitPattern>(
+    map: &'static str,
+    part: &'static str,
+    key: &[u8],
+    bytes: &[u8],
+) -> Result<T, BpfError> {
+    bytemuck::checked::try_pod_read_unaligned(bytes).map_err(|error| BpfError::InvalidEntry {
+        map,
+        part,
+        key: key.iter().fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        }),
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_ebpf::abi::{Vtep, VtepRole};
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_enum_is_an_error_that_names_map_and_key() {
+        let good: [u8; 8] = to_array(&Vtep {
+            role: VtepRole::Remote,
+            peer: 7,
+        });
+        assert_eq!(
+            from_array::<Vtep>("vteps", "value", &[], &good)
+                .unwrap()
+                .peer,
+            7
+        );
+        let mut bad = good;
+        bad[..4].copy_from_slice(&9u32.to_ne_bytes());
+        let error = from_array::<Vtep>("vteps", "value", &[0xfd, 0x00], &bad).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("`vteps`") && text.contains("fd00"), "{text}");
+    }
+}

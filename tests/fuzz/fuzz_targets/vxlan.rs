@@ -1,5 +1,0 @@
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|frame: &[u8]| {
-    overlay_fuzz::targets::vxlan(frame);
-});

@@ -1,4 +1,0 @@
-//! The bodies of the fuzz targets: the file that `cargo test` runs too.
-
-#[path = "../../../overlay-ebpf/tests/noise/targets.rs"]
-pub mod targets;
