@@ -162,9 +162,7 @@ pub fn install(choices: &[&[&str]]) -> Result<()> {
     let packages = match known(choices) {
         Some(packages) => packages,
         None => {
-            say::step("apt-get update (its lists lack packages that are needed)");
-            command::run(apt_get().args(["-qq", "update"]))
-                .context("refresh apt's lists: is the network there?")?;
+            apt_update()?;
             known(choices).with_context(|| {
                 format!("apt's sources offer none of these, even refreshed; try\n  {by_hand}")
             })?
@@ -181,9 +179,15 @@ pub fn install(choices: &[&[&str]]) -> Result<()> {
         return Ok(());
     }
     // The usual reason is a list older than the mirror.
-    say::step("apt-get update, then once more");
-    command::run(apt_get().args(["-qq", "update"])).context("refresh apt's lists")?;
+    apt_update()?;
     command::run(&mut install).with_context(|| format!("by hand: {by_hand}"))
+}
+
+/// Refreshes apt's lists.
+pub fn apt_update() -> Result<()> {
+    say::step("apt-get update");
+    command::run(apt_get().args(["-qq", "update"]))
+        .context("refresh apt's lists; is the network there?")
 }
 
 /// Of each group the first package with an installation candidate; `None` when

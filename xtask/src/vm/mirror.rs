@@ -31,14 +31,14 @@ pub fn download(suites: &[&str], metapackage: &str, prefix: &str, dir: &Path) ->
              on Debian, or in a Debian container"
         );
     }
-    let targets = command::capture(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(ORIGIN)|$(COMPONENT)|$(CODENAME)|$(REPO_URI)|$(SOURCESENTRY)",
-        "Created-By: Packages",
-    ]))
-    .context("ask apt for its sources")?;
-    let source = Source::pick(&targets)?;
+    let source = match Source::of_this_machine() {
+        // Container images come without lists.
+        Err(_) if setup::is_root() => {
+            setup::apt_update()?;
+            Source::of_this_machine()?
+        }
+        source => source?,
+    };
     let key = source.entry().and_then(|(file, line)| {
         let text = fs::read_to_string(&file).ok()?;
         signed_by(&text, line)
@@ -66,6 +66,17 @@ struct Source {
 }
 
 impl Source {
+    fn of_this_machine() -> Result<Self> {
+        let targets = command::capture(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN)|$(COMPONENT)|$(CODENAME)|$(REPO_URI)|$(SOURCESENTRY)",
+            "Created-By: Packages",
+        ]))
+        .context("ask apt for its sources")?;
+        Self::pick(&targets)
+    }
+
     /// Picks from the lines of `apt-get indextargets`. The security archive has
     /// the same origin but other suites, the plain release has the plain name.
     fn pick(targets: &str) -> Result<Self> {
