@@ -1,0 +1,166 @@
+//! The firewall: nftables table `inet overlay`, and an accept of re-entered packets at the head of
+//! every foreign chain that could drop or re-mark them.
+//!
+//! What is set and what is found are both nft's JSON, so whatever others change in our table shows as
+//! a difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dataplane::objects::{Firewall, ForeignChain};
+
+mod command;
+mod foreign;
+mod legacy;
+mod nft;
+mod table;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Encrypted networks stay closed without it.
+    #[error(
+        "the `nft` command is missing: install nftables; until then encrypted networks stay closed"
+    )]
+    NftMissing,
+    #[error(
+        "legacy iptables rules are in force, but there is no `{0}` command to let the overlay's packets pass them: install iptables"
+    )]
+    IptablesMissing(&'static str),
+    #[error("cannot run `{program}`: {error}")]
+    Run {
+        program: &'static str,
+        error: std::io::Error,
+    },
+    #[error("`{program}` could not {action}: {said}{}", hint(.said))]
+    Refused {
+        program: &'static str,
+        action: String,
+        said: String,
+    },
+    #[error("what `{program}` prints cannot be read: {reason}")]
+    Output {
+        program: &'static str,
+        reason: String,
+    },
+    #[error("cannot read {path}: {error}")]
+    Read {
+        path: &'static str,
+        error: std::io::Error,
+    },
+    /// What was set is not what is there now.
+    #[error("the firewall is not as it was set: {0}")]
+    NotInForce(String),
+}
+
+fn hint(said: &str) -> &'static str {
+    if said.contains("Operation not permitted") {
+        " (root, or CAP_NET_ADMIN in this network namespace, is needed; a table that another \
+         daemon owns cannot be changed: with firewalld set NftablesTableOwner=no)"
+    } else {
+        ""
+    }
+}
+
+/// Rules of ours found in a foreign chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Accept {
+    /// The first rule, once, and as we set it.
+    in_force: bool,
+    /// nftables handles; of legacy iptables the rules as printed.
+    rules: Vec<String>,
+}
+
+/// Our firewall as it is; `None` if nothing of it is there.
+pub async fn observe() -> Result<Option<Firewall>, Error> {
+    let accepts = accepts().await?;
+    let in_force: BTreeSet<_> = accepts
+        .iter()
+        .filter(|(_, accept)| accept.in_force)
+        .map(|(chain, _)| chain.clone())
+        .collect();
+    let displaced = accepts
+        .iter()
+        .find(|(_, accept)| !accept.in_force)
+        .map(|(chain, _)| format!("the overlay's accept is not the first rule of {chain:?}"));
+    let Some(listing) = nft::list_table().await? else {
+        return Ok((!accepts.is_empty()).then(|| Firewall {
+            accepts: in_force,
+            altered: Some("the table inet overlay is missing".to_owned()),
+            ..Firewall::default()
+        }));
+    };
+    let mut firewall = table::read(&listing);
+    firewall.accepts = in_force;
+    firewall.altered = firewall.altered.or(displaced);
+    Ok(Some(firewall))
+}
+
+/// Every foreign chain that re-entered packets pass.
+pub async fn foreign_chains() -> Result<BTreeSet<ForeignChain>, Error> {
+    let mut chains = foreign::chains(&nft::list_chains().await?);
+    chains.extend(legacy::chains()?);
+    Ok(chains)
+}
+
+/// Makes the firewall be `wanted`. Our table and the accepts in nftables chains are replaced in one
+/// transaction, so there is no instant without the drop.
+pub async fn apply(wanted: &Firewall) -> Result<(), Error> {
+    if observe().await?.as_ref() == Some(wanted) {
+        return Ok(());
+    }
+    let mut commands = table::replace(wanted);
+    let accepts = accepts().await?;
+    for (chain, accept) in &accepts {
+        if !(accept.in_force && wanted.accepts.contains(chain)) {
+            commands.extend(foreign::remove(chain, accept));
+        }
+    }
+    for chain in &wanted.accepts {
+        if !accepts.get(chain).is_some_and(|accept| accept.in_force) {
+            commands.extend(foreign::insert(chain));
+        }
+    }
+    nft::apply("set the overlay's firewall", commands).await?;
+    legacy::make_equal(&wanted.accepts).await?;
+    match observe().await? {
+        Some(found) if found == *wanted => Ok(()),
+        Some(Firewall {
+            altered: Some(altered),
+            ..
+        }) => Err(Error::NotInForce(altered)),
+        _ => Err(Error::NotInForce(
+            "another program changes it at the same time".to_owned(),
+        )),
+    }
+}
+
+/// Removes the table and every accept of ours; what is not there is removed already.
+pub async fn remove() -> Result<(), Error> {
+    let mut commands = Vec::new();
+    if nft::list_table().await?.is_some() {
+        commands.extend(table::remove());
+    }
+    for (chain, accept) in &accepts().await? {
+        commands.extend(foreign::remove(chain, accept));
+    }
+    nft::apply("remove the overlay's firewall", commands).await?;
+    legacy::make_equal(&BTreeSet::new()).await
+}
+
+/// Packets of local processes to the underlay port that were dropped, and their bytes; `None`
+/// without our table.
+pub async fn local_injection() -> Result<Option<(u64, u64)>, Error> {
+    Ok(nft::list_table()
+        .await?
+        .and_then(|listing| table::local_injection(&listing)))
+}
+
+async fn accepts() -> Result<BTreeMap<ForeignChain, Accept>, Error> {
+    let mut accepts = BTreeMap::new();
+    for chain in foreign::chains(&nft::list_chains().await?) {
+        if let Some(accept) = foreign::find(&nft::list_chain(&chain).await?) {
+            accepts.insert(chain, accept);
+        }
+    }
+    accepts.extend(legacy::find().await?);
+    Ok(accepts)
+}
