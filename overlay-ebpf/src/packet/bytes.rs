@@ -1,7 +1,8 @@
 //! Fields of fixed arrays, at offsets that are checked when the code is compiled.
 //!
 //! A run-time index would leave a call to `panic_bounds_check` in the BPF object. Here an offset is
-//! a const parameter: one that does not fit does not compile.
+//! a const parameter: one that does not fit does not compile. A field is copied as a whole: of a loop
+//! over its bytes LLVM would keep each in a register, or in 8 bytes of the BPF stack.
 //!
 //! ```
 //! use overlay_ebpf::packet::bytes;
@@ -20,13 +21,11 @@
 #[inline(always)]
 pub const fn take<const AT: usize, const N: usize, const M: usize>(from: &[u8; M]) -> [u8; N] {
     const { assert!(AT + N <= M, "the field ends beyond the array") };
-    let mut field = [0; N];
-    let mut i = 0;
-    while i < N {
-        field[i] = from[AT + i];
-        i += 1;
+    let (_, rest) = from.split_at(AT);
+    match rest.first_chunk() {
+        Some(field) => *field,
+        None => [0; N],
     }
-    field
 }
 
 /// Copies `field` into `into`, starting at `AT`.
@@ -36,10 +35,9 @@ pub const fn put<const AT: usize, const N: usize, const M: usize>(
     field: &[u8; N],
 ) {
     const { assert!(AT + N <= M, "the field ends beyond the array") };
-    let mut i = 0;
-    while i < N {
-        into[AT + i] = field[i];
-        i += 1;
+    let (_, rest) = into.split_at_mut(AT);
+    if let Some(place) = rest.first_chunk_mut() {
+        *place = *field;
     }
 }
 

@@ -32,12 +32,9 @@ pub fn too_big_v4(
     mtu: u16,
     source: [u8; 4],
 ) -> [u8; TOO_BIG_V4_LEN] {
-    let mut icmp = [0; 8 + ORIGINAL_V4_LEN];
-    bytes::put::<0, _, _>(&mut icmp, &[DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED]);
-    bytes::put::<6, _, _>(&mut icmp, &mtu.to_be_bytes());
-    bytes::put::<8, _, _>(&mut icmp, original);
-    let checksum = checksum::finish(checksum::sum(&icmp));
-    bytes::put::<2, _, _>(&mut icmp, &checksum.to_be_bytes());
+    let type_code = [DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED];
+    // From the parts: a copy of the message to sum would cost its size in BPF stack.
+    let sum = checksum::sum(original) + checksum::sum(&type_code) + mtu as u32;
 
     let ip = Ipv4 {
         header_len: ipv4::HEADER_LEN as u8,
@@ -56,7 +53,10 @@ pub fn too_big_v4(
     };
     let mut packet = [0; TOO_BIG_V4_LEN];
     bytes::put::<0, _, _>(&mut packet, &ip.to_bytes());
-    bytes::put::<20, _, _>(&mut packet, &icmp);
+    bytes::put::<20, _, _>(&mut packet, &type_code);
+    bytes::put::<22, _, _>(&mut packet, &checksum::finish(sum).to_be_bytes());
+    bytes::put::<26, _, _>(&mut packet, &mtu.to_be_bytes());
+    bytes::put::<28, _, _>(&mut packet, original);
     packet
 }
 
@@ -68,20 +68,18 @@ pub fn too_big_v6(
     mtu: u32,
     source: [u8; 16],
 ) -> [u8; TOO_BIG_V6_LEN] {
-    const ICMP_LEN: usize = 8 + ORIGINAL_V6_LEN;
+    const ICMP_LEN: u16 = 8 + ORIGINAL_V6_LEN as u16;
     let destination = bytes::take::<8, 16, _>(original);
-    let mut icmp = [0; ICMP_LEN];
-    bytes::put::<0, _, _>(&mut icmp, &[icmpv6_type::PACKET_TOO_BIG]);
-    bytes::put::<4, _, _>(&mut icmp, &mtu.to_be_bytes());
-    bytes::put::<8, _, _>(&mut icmp, original);
-    let sum = checksum::sum(&icmp)
-        + checksum::pseudo_v6(&source, &destination, ICMP_LEN as u16, ip_protocol::ICMPV6);
-    bytes::put::<2, _, _>(&mut icmp, &checksum::finish(sum).to_be_bytes());
+    let type_code = [icmpv6_type::PACKET_TOO_BIG, 0];
+    let sum = checksum::pseudo_v6(&source, &destination, ICMP_LEN, ip_protocol::ICMPV6)
+        + checksum::sum(original)
+        + checksum::sum(&type_code)
+        + checksum::sum(&mtu.to_be_bytes());
 
     let ip = Ipv6 {
         traffic_class: 0,
         flow_label: 0,
-        payload_len: ICMP_LEN as u16,
+        payload_len: ICMP_LEN,
         next_header: ip_protocol::ICMPV6,
         hop_limit: 64,
         source,
@@ -89,7 +87,10 @@ pub fn too_big_v6(
     };
     let mut packet = [0; TOO_BIG_V6_LEN];
     bytes::put::<0, _, _>(&mut packet, &ip.to_bytes());
-    bytes::put::<40, _, _>(&mut packet, &icmp);
+    bytes::put::<40, _, _>(&mut packet, &type_code);
+    bytes::put::<42, _, _>(&mut packet, &checksum::finish(sum).to_be_bytes());
+    bytes::put::<44, _, _>(&mut packet, &mtu.to_be_bytes());
+    bytes::put::<48, _, _>(&mut packet, original);
     packet
 }
 
@@ -163,6 +164,8 @@ mod tests {
             (GATEWAY_V4, [192, 0, 2, 10])
         );
         assert_eq!(ip.to_header().calc_header_checksum(), ip.header_checksum());
+        assert_eq!((ip.ttl(), ip.dcp().value()), (64, CLASS_SELECTOR_6));
+        assert_eq!(ip.total_len() as usize, packet.len());
         let Some(TransportSlice::Icmpv4(icmp)) = read.transport else {
             panic!("no ICMP: {:?}", read.transport);
         };
@@ -182,6 +185,7 @@ mod tests {
         let ip = read.net.unwrap();
         let ip = ip.ipv6_ref().unwrap().header();
         assert_eq!(ip.source(), GATEWAY_V6);
+        assert_eq!((ip.hop_limit(), ip.payload_length()), (64, 56));
         assert_eq!(
             ip.destination(),
             bytes::take::<22, 16, _>(&captures::VXLAN_V6)

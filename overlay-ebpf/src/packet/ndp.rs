@@ -152,21 +152,22 @@ pub fn advertisement(
     } else {
         OVERRIDE
     };
-    const ICMP_LEN: usize = MESSAGE_LEN + OPTION_LEN;
-    let mut icmp = [0; ICMP_LEN];
-    bytes::put::<0, _, _>(&mut icmp, &[icmpv6_type::NEIGHBOUR_ADVERTISEMENT]);
-    bytes::put::<4, _, _>(&mut icmp, &[flags]);
-    bytes::put::<8, _, _>(&mut icmp, &target);
-    bytes::put::<24, _, _>(&mut icmp, &[TARGET_LINK_LAYER, 1]);
-    bytes::put::<26, _, _>(&mut icmp, &mac);
-    let sum = checksum::sum(&icmp)
-        + checksum::pseudo_v6(&target, &destination, ICMP_LEN as u16, ip_protocol::ICMPV6);
-    bytes::put::<2, _, _>(&mut icmp, &checksum::finish(sum).to_be_bytes());
+    const ICMP_LEN: u16 = (MESSAGE_LEN + OPTION_LEN) as u16;
+    let icmp_type = [icmpv6_type::NEIGHBOUR_ADVERTISEMENT, 0];
+    let option = [TARGET_LINK_LAYER, 1];
+    // From the parts: a copy of the message to sum would cost its size in BPF stack. The target
+    // counts twice, as the source in the pseudo-header and in the message.
+    let sum = checksum::pseudo_v6(&target, &destination, ICMP_LEN, ip_protocol::ICMPV6)
+        + checksum::sum(&target)
+        + checksum::sum(&icmp_type)
+        + checksum::sum(&[flags])
+        + checksum::sum(&option)
+        + checksum::sum(&mac);
 
     let ip = Ipv6 {
         traffic_class: 0,
         flow_label: 0,
-        payload_len: ICMP_LEN as u16,
+        payload_len: ICMP_LEN,
         next_header: ip_protocol::ICMPV6,
         hop_limit: 255,
         source: target,
@@ -174,7 +175,12 @@ pub fn advertisement(
     };
     let mut packet = [0; ADVERTISEMENT_LEN];
     bytes::put::<0, _, _>(&mut packet, &ip.to_bytes());
-    bytes::put::<40, _, _>(&mut packet, &icmp);
+    bytes::put::<40, _, _>(&mut packet, &icmp_type);
+    bytes::put::<42, _, _>(&mut packet, &checksum::finish(sum).to_be_bytes());
+    bytes::put::<44, _, _>(&mut packet, &[flags]);
+    bytes::put::<48, _, _>(&mut packet, &target);
+    bytes::put::<64, _, _>(&mut packet, &option);
+    bytes::put::<66, _, _>(&mut packet, &mac);
     packet
 }
 
@@ -336,6 +342,10 @@ mod tests {
                 "byte {byte}"
             );
         }
+        // A longer message than the header says, its checksum right for that header.
+        let mut longer = [0; 40];
+        bytes::put::<0, _, _>(&mut longer, &icmp(&frame));
+        assert!(!solicitation_checksum_ok(&ip(&frame), &longer));
         let bare = &captures::BARE_ADVERTISEMENT;
         assert!(solicitation_checksum_ok(
             &bytes::take::<14, 40, _>(bare),
