@@ -56,6 +56,12 @@ impl MarkLayout {
         self.value | ((slot as u32) << 4 | lane as u32) << (self.shift & 31)
     }
 
+    /// Whether a mark has the fixed bits.
+    #[inline(always)]
+    pub const fn is_ours(&self, mark: u32) -> bool {
+        mark & self.mask & !(Self::SLOT_LANE_MASK << (self.shift & 31)) == self.value
+    }
+
     /// Whether value, mask and shift fit together.
     pub const fn is_consistent(&self) -> bool {
         if self.shift > 20 {

@@ -1,0 +1,201 @@
+//! The outer headers on, and the frame on its way: by the IP stack to XFRM, or straight to the NIC.
+
+use core::{mem, ptr};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
+    },
+    helpers::{bpf_fib_lookup, bpf_redirect, bpf_skb_change_head},
+    programs::TcContext,
+};
+use overlay_ebpf::{
+    abi::{Config, DropReason, Network, NetworkFlags, Peer, TxState, ids::is_mapped},
+    packet::{
+        ecn, flow,
+        outer::{self, Outer},
+    },
+};
+
+use super::route::Flow;
+use crate::programs::{
+    frame::{SkBuffFields as _, store},
+    origin,
+};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Where an encapsulated frame goes next.
+#[derive(Clone, Copy)]
+pub struct Exit {
+    pub ifindex: u32,
+    /// Flags of `bpf_redirect`.
+    pub flags: u64,
+    pub source_mac: [u8; 6],
+    pub destination_mac: [u8; 6],
+}
+
+/// Encapsulates the frame for `peer` and redirects it.
+#[inline(always)]
+pub fn to_peer(
+    ctx: &TcContext,
+    config: &Config,
+    network: &Network,
+    peer: &Peer,
+    flow: &Flow,
+    ethernet: &[u8; 14],
+    vni: u32,
+) -> Result<i32, DropReason> {
+    let exit = exit(ctx, config, network, peer, flow)?;
+    let inner_len = ctx.len();
+    let ipv6 = !is_mapped(&peer.vtep);
+    make_room(ctx, ipv6, flow.ip)?;
+    write(ctx, config, peer, flow, ethernet, vni, inner_len, &exit)?;
+    // SAFETY: the helper has no preconditions.
+    Ok(unsafe { bpf_redirect(exit.ifindex, exit.flags) } as i32)
+}
+
+/// Chooses the way out, and marks the packet for it.
+///
+/// An encrypted network without a live outbound SA has none: barrier 1.
+#[inline(always)]
+pub fn exit(
+    ctx: &TcContext,
+    config: &Config,
+    network: &Network,
+    peer: &Peer,
+    flow: &Flow,
+) -> Result<Exit, DropReason> {
+    if network.flags & NetworkFlags::ENCRYPTED == 0 {
+        let exit = next_hop(ctx, config, peer)?;
+        ctx.set_mark(0);
+        ctx.set_tc_index(origin::PLAIN);
+        return Ok(exit);
+    }
+    // SAFETY: a map value, aligned to 8 bytes; one load, so that slot and lanes belong together.
+    let tx: TxState = unsafe {
+        mem::transmute::<u64, TxState>(ptr::read_volatile((&raw const peer.tx).cast::<u64>()))
+    };
+    if tx.lanes == 0 {
+        return Err(DropReason::NoOutboundSa);
+    }
+    ctx.set_mark(config.mark.mark(tx.slot, flow::lane(flow.hash, tx.lanes)));
+    ctx.set_tc_index(origin::ENCRYPT);
+    let (ifindex, flags) = if ctx.gso_size() != 0 {
+        // Through a device whose transmit path counts the segments again: `adjust_room` sets
+        // `gso_segs` to 0, and ESP would repeat sequence numbers.
+        (config.hop_ifindex, 0)
+    } else {
+        (config.reentry_ifindex, u64::from(BPF_F_INGRESS))
+    };
+    Ok(Exit { ifindex, flags, source_mac: config.reentry_mac, destination_mac: config.reentry_mac })
+}
+
+/// Device and MACs for a plain frame. The agent keeps the next hop's neighbour entry resolved.
+#[inline(always)]
+fn next_hop(ctx: &TcContext, config: &Config, peer: &Peer) -> Result<Exit, DropReason> {
+    // SAFETY: an all-zero parameter block is valid.
+    let mut params: FibLookup = unsafe { mem::zeroed() };
+    // The lookup is one for forwarding, which `ovl-in` has enabled.
+    params.ifindex = config.reentry_ifindex;
+    if is_mapped(&peer.vtep) {
+        params.family = AF_INET;
+        let [.., a, b, c, d] = peer.local_vtep;
+        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes([a, b, c, d]);
+        let [.., a, b, c, d] = peer.vtep;
+        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes([a, b, c, d]);
+    } else {
+        params.family = AF_INET6;
+        // SAFETY: sixteen bytes in network order are what the field holds.
+        unsafe {
+            params.__bindgen_anon_3.ipv6_src = mem::transmute::<[u8; 16], [u32; 4]>(peer.local_vtep);
+            params.__bindgen_anon_4.ipv6_dst = mem::transmute::<[u8; 16], [u32; 4]>(peer.vtep);
+        }
+    }
+    // SAFETY: the context is the program's own; the block is writable and of the size given.
+    let found = unsafe {
+        bpf_fib_lookup(
+            ctx.as_ptr(),
+            &raw mut params,
+            size_of::<FibLookup>() as i32,
+            0,
+        )
+    };
+    if found != 0 {
+        return Err(DropReason::NoRoute);
+    }
+    Ok(Exit {
+        ifindex: params.ifindex,
+        flags: 0,
+        source_mac: params.smac,
+        destination_mac: params.dmac,
+    })
+}
+
+/// Makes room for the outer headers behind the place of the first Ethernet header.
+#[inline(always)]
+pub fn make_room(ctx: &TcContext, ipv6: bool, inner_ip: bool) -> Result<(), DropReason> {
+    let room = if ipv6 { outer::OVERHEAD_V6 } else { outer::OVERHEAD_V4 } as u32;
+    if inner_ip {
+        let family =
+            if ipv6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+        let flags = u64::from(
+            BPF_F_ADJ_ROOM_FIXED_GSO
+                | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+                | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
+                | family,
+        ) | 14 << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        if ctx.adjust_room(room as i32, BPF_ADJ_ROOM_MAC, flags).is_ok() {
+            return Ok(());
+        }
+        if ctx.gso_size() != 0 {
+            return Err(DropReason::EncapFailed);
+        }
+        // A packet that is a tunnel's already: not to be segmented, so room is all it needs.
+    }
+    // `adjust_room` refuses Ethertypes other than IP. Such frames have no GSO and no checksum to
+    // offload: bytes in front are all they need.
+    // SAFETY: the context is the program's own.
+    if unsafe { bpf_skb_change_head(ctx.skb.skb, room, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::EncapFailed)
+    }
+}
+
+/// Writes outer and inner headers. `inner_len` counts the inner Ethernet header.
+#[inline(always)]
+pub fn write(
+    ctx: &TcContext,
+    config: &Config,
+    peer: &Peer,
+    flow: &Flow,
+    ethernet: &[u8; 14],
+    vni: u32,
+    inner_len: u32,
+    exit: &Exit,
+) -> Result<(), DropReason> {
+    let headers = Outer {
+        source_mac: exit.source_mac,
+        destination_mac: exit.destination_mac,
+        dscp_ecn: ecn::outer_from_inner(flow.dscp_ecn),
+        source_port: flow::source_port(flow.hash),
+        destination_port: config.port,
+        vni,
+        // The length fields of a GSO packet beyond 64 KiB are written per segment anyway.
+        inner_len: inner_len as u16,
+        flow_label: flow.hash & 0x000f_ffff,
+    };
+    let written = if is_mapped(&peer.vtep) {
+        let [.., a, b, c, d] = peer.local_vtep;
+        let [.., e, f, g, h] = peer.vtep;
+        store(ctx, 0, &outer::v4(&headers, [a, b, c, d], [e, f, g, h], ethernet))
+    } else {
+        store(ctx, 0, &outer::v6(&headers, peer.local_vtep, peer.vtep, ethernet))
+    };
+    if written { Ok(()) } else { Err(DropReason::EncapFailed) }
+}

@@ -1,0 +1,124 @@
+//! Access to packet bytes: the only place that turns packet pointers into references.
+
+use aya_ebpf::{
+    helpers::bpf_skb_store_bytes,
+    programs::{TcContext, XdpContext},
+};
+
+/// A packet whose bytes the program can read in place.
+pub trait Frame {
+    fn start(&self) -> usize;
+    fn end(&self) -> usize;
+
+    /// `N` bytes at `offset`, if the linear part of the packet has them. Programs call
+    /// [`make_linear`] first where the packet may be an skb with paged data.
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let start = self.start();
+        if start + offset + N > self.end() {
+            return None;
+        }
+        // SAFETY: the range was just checked against the packet's end, which is what the verifier
+        // demands too; byte arrays have no alignment; the reference dies before any helper that
+        // can move the packet, because those helpers take the context by `&self` only after the
+        // last use of the bytes.
+        Some(unsafe { &*((start + offset) as *const [u8; N]) })
+    }
+}
+
+impl Frame for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
+
+impl Frame for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
+
+/// Pulls the first `length` bytes (fewer if the packet is shorter) into the linear part.
+#[inline(always)]
+pub fn make_linear(ctx: &TcContext, length: usize) {
+    if ctx.data() + length > ctx.data_end() {
+        let wanted = (ctx.len() as usize).min(length);
+        // A failure leaves the linear part as it is; the reads that follow then fail one by one.
+        let _ = ctx.pull_data(wanted as u32);
+    }
+}
+
+/// Writes `bytes` at `offset`; `false` if the kernel refuses.
+#[inline(always)]
+pub fn store<const N: usize>(ctx: &TcContext, offset: u32, bytes: &[u8; N]) -> bool {
+    // SAFETY: the context is the program's own and `bytes` is `N` readable bytes.
+    unsafe { bpf_skb_store_bytes(ctx.skb.skb, offset, bytes.as_ptr().cast(), N as u32, 0) == 0 }
+}
+
+/// Fields of `struct __sk_buff` that the programs use beyond length and bytes.
+pub trait SkBuffFields {
+    fn ifindex(&self) -> u32;
+    fn has_vlan_tag(&self) -> bool;
+    /// Bytes of payload per segment of a GSO packet, else 0.
+    fn gso_size(&self) -> u32;
+    fn gso_segs(&self) -> u32;
+    fn tc_index(&self) -> u16;
+    fn set_tc_index(&self, value: u16);
+    fn mark(&self) -> u32;
+}
+
+impl SkBuffFields for TcContext {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: `skb` is the program's context.
+        unsafe { (*self.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn has_vlan_tag(&self) -> bool {
+        // SAFETY: `skb` is the program's context.
+        unsafe { (*self.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        // SAFETY: `skb` is the program's context.
+        unsafe { (*self.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn gso_segs(&self) -> u32 {
+        // SAFETY: `skb` is the program's context.
+        unsafe { (*self.skb.skb).gso_segs }
+    }
+
+    #[inline(always)]
+    fn tc_index(&self) -> u16 {
+        // SAFETY: `skb` is the program's context.
+        unsafe { (*self.skb.skb).tc_index as u16 }
+    }
+
+    #[inline(always)]
+    fn set_tc_index(&self, value: u16) {
+        // SAFETY: `skb` is the program's context, and TC programs may write `tc_index`.
+        unsafe { (*self.skb.skb).tc_index = u32::from(value) }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: `skb` is the program's context.
+        unsafe { (*self.skb.skb).mark }
+    }
+}

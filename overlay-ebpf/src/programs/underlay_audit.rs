@@ -1,0 +1,113 @@
+//! TC egress of every device that can carry the underlay: the last barrier.
+//!
+//! Judges cleartext VXLAN and its fragments from or to a VTEP that we know, and nothing else. A
+//! frame of a plain network passes if `endpoint_tx` made it; whatever else goes to our port was
+//! made by a local process.
+
+use aya_ebpf::programs::TcContext;
+use overlay_ebpf::{
+    abi::{Direction, DropReason, NetworkFlags, NetworkKey, VtepKey, VtepRole, ids::mapped},
+    packet::{ethernet::ether_type, ip_protocol, ipv4::Ipv4, ipv6::Ipv6, udp::Udp, vxlan},
+};
+
+use super::{
+    TC_CONTINUE,
+    frame::{self, Frame as _, SkBuffFields as _},
+    maps, origin,
+    outer,
+    report::Drop,
+};
+
+pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
+    let Some(config) = maps::config() else { return Ok(TC_CONTINUE) };
+    frame::make_linear(ctx, outer::MAX_LEN);
+    let Some(&[high, low]) = ctx.bytes::<2>(12) else { return Ok(TC_CONTINUE) };
+    match u16::from_be_bytes([high, low]) {
+        ether_type::IPV4 => {
+            let Some(header) = ctx.bytes::<20>(14) else { return Ok(TC_CONTINUE) };
+            let Ok(ip) = Ipv4::parse(header) else { return Ok(TC_CONTINUE) };
+            if ip.protocol != ip_protocol::UDP {
+                return Ok(TC_CONTINUE);
+            }
+            let (source, destination) = (mapped(ip.source), mapped(ip.destination));
+            if ip.is_fragment() {
+                return fragment(&source, &destination);
+            }
+            if ip.has_options() {
+                // The port is not where it is read below: judge by the addresses alone.
+                return fragment(&source, &destination);
+            }
+            datagram(ctx, 14 + 20, config.port, &source, &destination)
+        }
+        ether_type::IPV6 => {
+            let Some(header) = ctx.bytes::<40>(14) else { return Ok(TC_CONTINUE) };
+            let Ok(ip) = Ipv6::parse(header) else { return Ok(TC_CONTINUE) };
+            match ip.next_header {
+                ip_protocol::UDP => {
+                    datagram(ctx, 14 + 40, config.port, &ip.source, &ip.destination)
+                }
+                ip_protocol::FRAGMENT => {
+                    // First byte of a fragment header: the protocol of what is fragmented
+                    // (RFC 8200 section 4.5).
+                    match ctx.bytes::<1>(14 + 40) {
+                        Some(&[ip_protocol::UDP]) => fragment(&ip.source, &ip.destination),
+                        _ => Ok(TC_CONTINUE),
+                    }
+                }
+                _ => Ok(TC_CONTINUE),
+            }
+        }
+        _ => Ok(TC_CONTINUE),
+    }
+}
+
+#[inline(always)]
+fn datagram(
+    ctx: &TcContext,
+    l4: usize,
+    port: u16,
+    source: &[u8; 16],
+    destination: &[u8; 16],
+) -> Result<i32, Drop> {
+    let Some(udp) = ctx.bytes::<8>(l4) else { return Ok(TC_CONTINUE) };
+    if Udp::parse(udp).destination_port != port {
+        return Ok(TC_CONTINUE);
+    }
+    if !has_role(source, VtepRole::Local) && !has_role(destination, VtepRole::Remote) {
+        return Ok(TC_CONTINUE);
+    }
+    let drop = |reason| Drop::new(reason, Direction::ToUnderlay);
+    let Some(header) = ctx.bytes::<8>(l4 + 8) else { return Err(drop(DropReason::TooShort)) };
+    let vni = match vxlan::parse(header) {
+        Ok(vni) => vni,
+        Err(_) => return Err(drop(DropReason::BadVxlanFlags)),
+    };
+    let drop = |reason| Drop { vni, ..drop(reason) };
+    match maps::network(&NetworkKey { vni }) {
+        Some(network) if network.flags & NetworkFlags::ENCRYPTED == 0 => {
+            if ctx.tc_index() == origin::PLAIN {
+                Ok(TC_CONTINUE)
+            } else {
+                Err(drop(DropReason::LocalInjection))
+            }
+        }
+        _ => Err(drop(DropReason::CleartextEncryptedVni)),
+    }
+}
+
+/// Encapsulated packets carry DF: a fragment between VTEPs hides what it is a fragment of.
+#[inline(always)]
+fn fragment(source: &[u8; 16], destination: &[u8; 16]) -> Result<i32, Drop> {
+    if has_role(source, VtepRole::Local) && has_role(destination, VtepRole::Remote) {
+        return Err(Drop::new(DropReason::UnderlayFragment, Direction::ToUnderlay));
+    }
+    Ok(TC_CONTINUE)
+}
+
+#[inline(always)]
+fn has_role(address: &[u8; 16], role: VtepRole) -> bool {
+    match maps::vtep(&VtepKey { address: *address }) {
+        Some(vtep) => vtep.role == role,
+        None => false,
+    }
+}
