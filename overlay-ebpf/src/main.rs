@@ -21,8 +21,8 @@ mod entry {
 
     use crate::programs::{
         TC_DROP, decrypted_rx::decrypted_rx as decrypted_rx_path,
-        endpoint_tx::endpoint_tx as endpoint_tx_path, reentry::reentry as reentry_path,
-        report, sink::sink as sink_path, underlay_audit::underlay_audit as underlay_audit_path,
+        endpoint_tx::endpoint_tx as endpoint_tx_path, reentry::reentry as reentry_path, report,
+        sink::sink as sink_path, underlay_audit::underlay_audit as underlay_audit_path,
         underlay_rx::underlay_rx as underlay_rx_path,
         underlay_rx_xdp::underlay_rx_xdp as underlay_rx_xdp_path,
     };

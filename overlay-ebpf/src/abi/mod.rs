@@ -23,7 +23,8 @@ pub use endpoint::{Address, AddressKey, Endpoint, EndpointKey, LocalPort, LocalP
 pub use event::DropEvent;
 pub use ids::{Epoch, IdError, Lane, MacAddr, PeerIndex, Slot, Spi, Vni};
 pub use network::{
-    FloodKey, FloodTarget, Membership, MembershipKey, Network, NetworkFlags, NetworkKey,
+    FLOOD_TARGETS_MAX, FloodKey, FloodTarget, Membership, MembershipKey, Network, NetworkFlags,
+    NetworkKey,
 };
 pub use peer::{Peer, PeerKey, TxState, Vtep, VtepKey, VtepRole};
 pub use security_association::{SaDirection, SecurityAssociation, SecurityAssociationKey};

@@ -2,9 +2,7 @@
 //! it, and to whom.
 
 use overlay_ebpf::{
-    abi::{
-        DropReason, EndpointKey, Location, MembershipKey, MacAddr, NetworkFlags, NetworkKey,
-    },
+    abi::{DropReason, EndpointKey, Location, MacAddr, MembershipKey, NetworkFlags, NetworkKey},
     packet::ethernet::{Ethernet, ether_type},
 };
 
@@ -24,8 +22,7 @@ pub struct Arrival {
     pub vni: u32,
     pub peer: u32,
     pub target: Target,
-    /// Inner Ethernet header.
-    pub ethernet: [u8; 14],
+    /// Of the inner frame.
     pub ether_type: u16,
 }
 
@@ -36,11 +33,10 @@ pub enum Target {
     Flood,
 }
 
-/// Checks the inner frame, whose Ethernet header begins at `inner`.
+/// Checks the inner frame: its Ethernet header begins at `INNER`, its payload at `L3`.
 #[inline(always)]
-pub fn inspect<F: Frame>(
+pub fn inspect<F: Frame, const INNER: usize, const L3: usize>(
     frame: &F,
-    inner: usize,
     outer: &Outer,
     path: Path,
 ) -> Result<Arrival, DropReason> {
@@ -52,7 +48,7 @@ pub fn inspect<F: Frame>(
         Path::Ipsec if !encrypted => return Err(DropReason::PlainInEsp),
         Path::Plain | Path::Ipsec => {}
     }
-    let bytes = frame.bytes::<14>(inner).ok_or(DropReason::TooShort)?;
+    let bytes = frame.bytes::<14>(INNER).ok_or(DropReason::TooShort)?;
     let ethernet = Ethernet::parse(bytes);
     if matches!(ethernet.ether_type, ether_type::VLAN | ether_type::QINQ) {
         return Err(DropReason::VlanTag);
@@ -60,7 +56,11 @@ pub fn inspect<F: Frame>(
     if MacAddr(ethernet.source).is_multicast() {
         return Err(DropReason::SourceMacMulticast);
     }
-    match maps::endpoint(&EndpointKey { vni, mac: ethernet.source, reserved: [0; 2] }) {
+    match maps::endpoint(&EndpointKey {
+        vni,
+        mac: ethernet.source,
+        reserved: [0; 2],
+    }) {
         Some(endpoint) if endpoint.location == Location::Remote && endpoint.peer == peer => {}
         _ => {
             return Err(match maps::membership(&MembershipKey { vni, peer }) {
@@ -69,7 +69,7 @@ pub fn inspect<F: Frame>(
             });
         }
     }
-    source::check(frame, inner + 14, ethernet.ether_type, vni, ethernet.source)?;
+    source::check::<_, L3>(frame, ethernet.ether_type, vni, &ethernet.source)?;
 
     let target = if MacAddr(ethernet.destination).is_multicast() {
         if network.flags & NetworkFlags::REPLICATE == 0 {
@@ -77,12 +77,21 @@ pub fn inspect<F: Frame>(
         }
         Target::Flood
     } else {
-        match maps::endpoint(&EndpointKey { vni, mac: ethernet.destination, reserved: [0; 2] }) {
-            Some(endpoint) if endpoint.location == Location::Local => {
-                Target::Endpoint { ifindex: endpoint.ifindex }
-            }
+        match maps::endpoint(&EndpointKey {
+            vni,
+            mac: ethernet.destination,
+            reserved: [0; 2],
+        }) {
+            Some(endpoint) if endpoint.location == Location::Local => Target::Endpoint {
+                ifindex: endpoint.ifindex,
+            },
             _ => return Err(DropReason::DestinationNotLocal),
         }
     };
-    Ok(Arrival { vni, peer, target, ethernet: *bytes, ether_type: ethernet.ether_type })
+    Ok(Arrival {
+        vni,
+        peer,
+        target,
+        ether_type: ethernet.ether_type,
+    })
 }

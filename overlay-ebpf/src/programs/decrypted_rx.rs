@@ -25,14 +25,22 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
         Class::Vxlan(outer) => outer,
         Class::Foreign | Class::Esp { .. } => return Err(drop(DropReason::ForeignTraffic)),
     };
-    let drop = |reason| Drop { vni: outer.vni, peer: outer.peer, ..drop(reason) };
+    let drop = |reason| Drop {
+        vni: outer.vni,
+        peer: outer.peer,
+        ..drop(reason)
+    };
     check_sa(ctx, config, &outer).map_err(drop)?;
     frame::make_linear(ctx, HEADERS);
     if outer.ipv6 {
-        let arrival = arrival::inspect(ctx, deliver::V6, &outer, Path::Ipsec).map_err(drop)?;
+        let arrival =
+            arrival::inspect::<_, { deliver::V6 }, { deliver::V6 + 14 }>(ctx, &outer, Path::Ipsec)
+                .map_err(drop)?;
         deliver::skb::<{ deliver::V6 }>(ctx, config, &outer, &arrival, Path::Ipsec).map_err(drop)
     } else {
-        let arrival = arrival::inspect(ctx, deliver::V4, &outer, Path::Ipsec).map_err(drop)?;
+        let arrival =
+            arrival::inspect::<_, { deliver::V4 }, { deliver::V4 + 14 }>(ctx, &outer, Path::Ipsec)
+                .map_err(drop)?;
         deliver::skb::<{ deliver::V4 }>(ctx, config, &outer, &arrival, Path::Ipsec).map_err(drop)
     }
 }
@@ -57,7 +65,10 @@ fn check_sa(ctx: &TcContext, config: &Config, outer: &Outer) -> Result<(), DropR
     if found < 0 {
         return Err(DropReason::ForeignTraffic);
     }
-    let key = SecurityAssociationKey { spi: u32::from_be(state.spi), receiver: config.node };
+    let key = SecurityAssociationKey {
+        spi: u32::from_be(state.spi),
+        receiver: config.node,
+    };
     match maps::security_association(&key) {
         Some(sa) if sa.direction != SaDirection::In => Err(DropReason::UnknownSa),
         Some(sa) if sa.peer != outer.peer => Err(DropReason::SpoofedSpi),

@@ -15,7 +15,7 @@ use overlay_ebpf::{
 
 use super::{
     arrival::{Arrival, Path, Target},
-    frame::{Frame as _, SkBuffFields as _, store},
+    frame::{Frame as _, SkBuffFields as _, copy_ethernet, store},
     maps, origin,
     outer::Outer,
 };
@@ -42,8 +42,7 @@ pub fn skb<const OVERHEAD: usize>(
     if length < SHORTEST {
         // Short frames get the padding that Ethernet itself would give them.
         // SAFETY: the context is the program's own.
-        let padded =
-            unsafe { bpf_skb_change_tail(ctx.skb.skb, OVERHEAD as u32 + SHORTEST + 6, 0) };
+        let padded = unsafe { bpf_skb_change_tail(ctx.skb.skb, OVERHEAD as u32 + SHORTEST + 6, 0) };
         if padded != 0 {
             return Err(DropReason::DecapFailed);
         }
@@ -69,8 +68,11 @@ pub fn skb<const OVERHEAD: usize>(
             _ => {}
         }
     }
-    if ctx.adjust_room(-(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags).is_err()
-        || !store(ctx, 0, &arrival.ethernet)
+    // The Ethernet header in front stays; what is behind it goes.
+    if !copy_ethernet(ctx, OVERHEAD, 0)
+        || ctx
+            .adjust_room(-(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags)
+            .is_err()
     {
         return Err(DropReason::DecapFailed);
     }
@@ -116,7 +118,9 @@ fn hand_over(
 pub fn flood_local(ctx: &TcContext, vni: u32, except: u32) -> Result<i32, DropReason> {
     let mut failed = false;
     for position in 0..FLOOD_TARGETS_MAX {
-        let Some(target) = maps::flood_target(&FloodKey { vni, position }) else { break };
+        let Some(target) = maps::flood_target(&FloodKey { vni, position }) else {
+            break;
+        };
         if target.location != Location::Local {
             break;
         }
@@ -151,8 +155,7 @@ fn congestion<const OVERHEAD: usize>(
         _ => return Ok(None),
     };
     let _ = first;
-    let combined =
-        ecn::decapsulate(inner_ecn, outer_ecn).map_err(|_| DropReason::EcnCongestion)?;
+    let combined = ecn::decapsulate(inner_ecn, outer_ecn).map_err(|_| DropReason::EcnCongestion)?;
     Ok((combined != inner_ecn).then_some(combined))
 }
 
@@ -160,11 +163,17 @@ fn congestion<const OVERHEAD: usize>(
 #[inline(always)]
 fn write_ecn(ctx: &TcContext, kind: u16, ecn: u8) -> bool {
     if kind == ether_type::IPV6 {
-        let Some(&[first, second]) = ctx.bytes::<2>(14) else { return false };
+        let Some(&[first, second]) = ctx.bytes::<2>(14) else {
+            return false;
+        };
         return store(ctx, 14, &[first, second & 0xcf | ecn << 4]);
     }
-    let Some(&[first, second, ..]) = ctx.bytes::<20>(14) else { return false };
-    let Some(&[high, low]) = ctx.bytes::<2>(14 + 10) else { return false };
+    let Some(&[first, second, ..]) = ctx.bytes::<20>(14) else {
+        return false;
+    };
+    let Some(&[high, low]) = ctx.bytes::<2>(14 + 10) else {
+        return false;
+    };
     let marked = second & 0xfc | ecn;
     let sum = checksum::update(
         u16::from_be_bytes([high, low]),

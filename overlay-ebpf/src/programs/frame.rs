@@ -1,9 +1,6 @@
 //! Access to packet bytes: the only place that turns packet pointers into references.
 
-use aya_ebpf::{
-    helpers::bpf_skb_store_bytes,
-    programs::{TcContext, XdpContext},
-};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// A packet whose bytes the program can read in place.
 pub trait Frame {
@@ -60,11 +57,53 @@ pub fn make_linear(ctx: &TcContext, length: usize) {
     }
 }
 
-/// Writes `bytes` at `offset`; `false` if the kernel refuses.
+/// Writes `bytes` at `offset`, in place; `false` if the linear part does not reach so far. Building
+/// the bytes in the packet itself spares the BPF stack, of which there are 512 bytes for all.
 #[inline(always)]
-pub fn store<const N: usize>(ctx: &TcContext, offset: u32, bytes: &[u8; N]) -> bool {
-    // SAFETY: the context is the program's own and `bytes` is `N` readable bytes.
-    unsafe { bpf_skb_store_bytes(ctx.skb.skb, offset, bytes.as_ptr().cast(), N as u32, 0) == 0 }
+pub fn store<const N: usize>(ctx: &TcContext, offset: usize, bytes: &[u8; N]) -> bool {
+    let start = ctx.data();
+    if start + offset + N > ctx.data_end() {
+        return false;
+    }
+    // SAFETY: the range was just checked against the packet's end; the verifier makes the header
+    // private to this skb in programs that write; no other reference into the packet is alive.
+    unsafe { *((start + offset) as *mut [u8; N]) = *bytes };
+    true
+}
+
+/// Writes 16-bit words in memory order at `offset`, in place; `false` as for [`store`].
+#[inline(always)]
+pub fn store_words<const N: usize>(ctx: &TcContext, offset: usize, words: [u16; N]) -> bool {
+    let start = ctx.data();
+    if start + offset + 2 * N > ctx.data_end() {
+        return false;
+    }
+    // SAFETY: as in `store`; an Ethernet frame starts at an even address, since drivers align the
+    // IP header behind its 14 bytes or the frame itself, and every offset written is even.
+    unsafe { *((start + offset) as *mut [u16; N]) = words };
+    true
+}
+
+/// Copies the Ethernet header at `from` to `to`, in place; `false` as for [`store`].
+#[inline(always)]
+pub fn copy_ethernet(ctx: &TcContext, from: usize, to: usize) -> bool {
+    move_words::<7>(ctx, from, to).is_some()
+}
+
+/// Copies `N` 16-bit words at the even offset `from` to the even offset `to` of the same packet,
+/// and returns the copy. The two must not overlap.
+#[inline(always)]
+pub fn move_words<const N: usize>(ctx: &TcContext, from: usize, to: usize) -> Option<&[u16; N]> {
+    let start = ctx.data();
+    if start + from.max(to) + 2 * N > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: as in `store_words`; both places lie before the checked end and do not overlap.
+    unsafe {
+        let copy = (start + to) as *mut [u16; N];
+        *copy = *((start + from) as *const [u16; N]);
+        Some(&*copy)
+    }
 }
 
 /// Fields of `struct __sk_buff` that the programs use beyond length and bytes.

@@ -48,7 +48,9 @@ pub static EVENTS: RingBuf<(), 4096> = RingBuf::new();
 /// The configuration, if an agent of this ABI has written it.
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
-    CONFIG.get(0).filter(|config| config.abi_version == ABI_VERSION)
+    CONFIG
+        .get(0)
+        .filter(|config| config.abi_version == ABI_VERSION)
 }
 
 macro_rules! lookup {
@@ -80,7 +82,14 @@ pub fn count_drop(key: &CounterKey, bytes: u64) {
         Some(count) => count,
         None => {
             // Another CPU may have inserted meanwhile: either way the entry is there afterwards.
-            let _ = DROPS.insert(key, PacketCount { packets: 0, bytes: 0 }, 0);
+            let _ = DROPS.insert(
+                key,
+                PacketCount {
+                    packets: 0,
+                    bytes: 0,
+                },
+                0,
+            );
             match DROPS.get_ptr_mut(key) {
                 Some(count) => count,
                 None => return,

@@ -23,7 +23,6 @@ pub struct Outer {
     pub ipv6: bool,
     /// Traffic class or type of service, as received.
     pub dscp_ecn: u8,
-    pub source: [u8; 16],
     /// Node index of the source VTEP.
     pub peer: u32,
     /// 1 to 2^24−1; not yet known to be a network of this node.
@@ -36,7 +35,10 @@ pub enum Class {
     Foreign,
     Vxlan(Outer),
     /// ESP to a VTEP of this node.
-    Esp { source: [u8; 16], spi: u32 },
+    Esp {
+        source: [u8; 16],
+        spi: u32,
+    },
 }
 
 /// Classifies a packet that starts with an Ethernet header. `length` is the whole packet's.
@@ -44,7 +46,9 @@ pub enum Class {
 /// An error is a packet to our port on our VTEP that must not go further.
 #[inline(always)]
 pub fn classify<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, DropReason> {
-    let Some(&[high, low]) = frame.bytes::<2>(12) else { return Ok(Class::Foreign) };
+    let Some(&[high, low]) = frame.bytes::<2>(12) else {
+        return Ok(Class::Foreign);
+    };
     match u16::from_be_bytes([high, low]) {
         ether_type::IPV4 => ipv4(frame, config, length),
         ether_type::IPV6 => ipv6(frame, config, length),
@@ -56,8 +60,12 @@ pub fn classify<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Cla
 fn ipv4<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, DropReason> {
     const L3: usize = 14;
     const L4: usize = L3 + 20;
-    let Some(header) = frame.bytes::<20>(L3) else { return Ok(Class::Foreign) };
-    let Ok(ip) = Ipv4::parse(header) else { return Ok(Class::Foreign) };
+    let Some(header) = frame.bytes::<20>(L3) else {
+        return Ok(Class::Foreign);
+    };
+    let Ok(ip) = Ipv4::parse(header) else {
+        return Ok(Class::Foreign);
+    };
     let destination = mapped(ip.destination);
     let source = mapped(ip.source);
     match ip.protocol {
@@ -70,7 +78,9 @@ fn ipv4<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, Drop
                 // would hand the datagram to `ovl-gro`, where it is dropped.
                 return Ok(Class::Foreign);
             }
-            let Some(udp) = port_match(frame, L4, config) else { return Ok(Class::Foreign) };
+            let Some(udp) = port_match(frame, L4, config) else {
+                return Ok(Class::Foreign);
+            };
             if !is_local(&destination) {
                 return Ok(Class::Foreign);
             }
@@ -93,12 +103,18 @@ fn ipv4<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, Drop
 fn ipv6<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, DropReason> {
     const L3: usize = 14;
     const L4: usize = L3 + 40;
-    let Some(header) = frame.bytes::<40>(L3) else { return Ok(Class::Foreign) };
-    let Ok(ip) = Ipv6::parse(header) else { return Ok(Class::Foreign) };
+    let Some(header) = frame.bytes::<40>(L3) else {
+        return Ok(Class::Foreign);
+    };
+    let Ok(ip) = Ipv6::parse(header) else {
+        return Ok(Class::Foreign);
+    };
     match ip.next_header {
         ip_protocol::ESP => esp(frame, L4, ip.source, &ip.destination),
         ip_protocol::UDP => {
-            let Some(udp) = port_match(frame, L4, config) else { return Ok(Class::Foreign) };
+            let Some(udp) = port_match(frame, L4, config) else {
+                return Ok(Class::Foreign);
+            };
             if !is_local(&ip.destination) {
                 return Ok(Class::Foreign);
             }
@@ -138,9 +154,10 @@ fn esp<F: Frame>(
     destination: &[u8; 16],
 ) -> Result<Class, DropReason> {
     match frame.bytes::<4>(l4) {
-        Some(spi) if is_local(destination) => {
-            Ok(Class::Esp { source, spi: u32::from_be_bytes(*spi) })
-        }
+        Some(spi) if is_local(destination) => Ok(Class::Esp {
+            source,
+            spi: u32::from_be_bytes(*spi),
+        }),
         _ => Ok(Class::Foreign),
     }
 }
@@ -159,9 +176,12 @@ fn vxlan<F: Frame>(
         VxlanError::VniZero => DropReason::VniZero,
     })?;
     match maps::vtep(&VtepKey { address: source }) {
-        Some(vtep) if vtep.role == VtepRole::Remote => {
-            Ok(Class::Vxlan(Outer { ipv6, dscp_ecn, source, peer: vtep.peer, vni }))
-        }
+        Some(vtep) if vtep.role == VtepRole::Remote => Ok(Class::Vxlan(Outer {
+            ipv6,
+            dscp_ecn,
+            peer: vtep.peer,
+            vni,
+        })),
         _ => Err(DropReason::UnknownVtep),
     }
 }

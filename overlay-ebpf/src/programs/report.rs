@@ -1,7 +1,6 @@
 //! A drop: its reason, where it happened, and the counter and event it leaves behind.
 
 use aya_ebpf::{
-    EbpfContext as _,
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     programs::{TcContext, XdpContext},
 };
@@ -23,7 +22,12 @@ pub struct Drop {
 impl Drop {
     #[inline(always)]
     pub const fn new(reason: DropReason, direction: Direction) -> Self {
-        Self { reason, direction, vni: 0, peer: 0 }
+        Self {
+            reason,
+            direction,
+            vni: 0,
+            peer: 0,
+        }
     }
 }
 
@@ -33,7 +37,7 @@ pub fn dropped_skb(ctx: &TcContext, drop: Drop, verdict: i32) -> i32 {
     let ethernet = ctx.bytes::<14>(0).copied().unwrap_or([0; 14]);
     // SAFETY: `skb` is the program's context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    record(&drop, ctx.len(), ifindex, ethernet);
+    record(&drop, ctx.len(), ifindex, &ethernet);
     verdict
 }
 
@@ -42,7 +46,7 @@ pub fn dropped_skb(ctx: &TcContext, drop: Drop, verdict: i32) -> i32 {
 pub fn dropped_xdp(ctx: &XdpContext, drop: Drop, verdict: u32) -> u32 {
     let ethernet = ctx.bytes::<14>(0).copied().unwrap_or([0; 14]);
     let length = (ctx.data_end() - ctx.data()) as u32;
-    record(&drop, length, ctx.ingress_ifindex() as u32, ethernet);
+    record(&drop, length, ctx.ingress_ifindex() as u32, &ethernet);
     verdict
 }
 
@@ -50,14 +54,23 @@ pub fn dropped_xdp(ctx: &XdpContext, drop: Drop, verdict: u32) -> u32 {
 #[inline(always)]
 pub fn count(drop: &Drop, length: u32) {
     maps::count_drop(
-        &CounterKey { reason: drop.reason, direction: drop.direction },
+        &CounterKey {
+            reason: drop.reason,
+            direction: drop.direction,
+        },
         u64::from(length),
     );
 }
 
-#[inline(always)]
-fn record(drop: &Drop, length: u32, ifindex: u32, ethernet: [u8; 14]) {
-    let &Drop { reason, direction, vni, peer } = drop;
+/// Not inlined: its stack frame is given back before the next call.
+#[inline(never)]
+fn record(drop: &Drop, length: u32, ifindex: u32, ethernet: &[u8; 14]) {
+    let &Drop {
+        reason,
+        direction,
+        vni,
+        peer,
+    } = drop;
     maps::count_drop(&CounterKey { reason, direction }, u64::from(length));
     let sample = match maps::config() {
         Some(config) => config.event_sample,
@@ -78,7 +91,7 @@ fn record(drop: &Drop, length: u32, ifindex: u32, ethernet: [u8; 14]) {
             length,
             vni,
             peer,
-            ethernet,
+            ethernet: *ethernet,
             reserved: [0; 2],
         });
         entry.submit(0);

@@ -14,18 +14,20 @@ use overlay_ebpf::{
 
 use super::{frame::Frame, maps};
 
-/// Checks the network-layer source of the frame whose payload begins at `l3`.
+/// Checks the network-layer source of the frame whose payload begins at `L3`.
 ///
 /// `mac` has been checked to be the endpoint's. Ethertypes other than IP and ARP carry no address
 /// that could be checked: they pass by MAC.
-#[inline(always)]
-pub fn check<F: Frame>(
+///
+/// Not inlined: its stack frame is given back to what follows.
+#[inline(never)]
+pub fn check<F: Frame, const L3: usize>(
     frame: &F,
-    l3: usize,
     kind: u16,
     vni: u32,
-    mac: [u8; 6],
+    mac: &[u8; 6],
 ) -> Result<(), DropReason> {
+    let (l3, mac) = (L3, *mac);
     match kind {
         ether_type::IPV4 => {
             let header = frame.bytes::<20>(l3).ok_or(DropReason::TooShort)?;
@@ -40,7 +42,11 @@ pub fn check<F: Frame>(
                 return Err(DropReason::SpoofedAddress);
             }
             // A probe asks whether an address is free and claims none (RFC 5227 section 2.1.1).
-            if arp.is_probe() { Ok(()) } else { owned(vni, mapped(arp.sender_ip), mac) }
+            if arp.is_probe() {
+                Ok(())
+            } else {
+                owned(vni, mapped(arp.sender_ip), mac)
+            }
         }
         _ => Ok(()),
     }
@@ -52,7 +58,11 @@ fn check_ipv6<F: Frame>(frame: &F, l3: usize, vni: u32, mac: [u8; 6]) -> Result<
     let ip = Ipv6::parse(header).map_err(|_| DropReason::TooShort)?;
     if ip.source == [0; 16] {
         // Duplicate address detection and multicast reports come from `::`, to groups only.
-        return if ip.destination[0] == 0xff { Ok(()) } else { Err(DropReason::SpoofedAddress) };
+        return if ip.destination[0] == 0xff {
+            Ok(())
+        } else {
+            Err(DropReason::SpoofedAddress)
+        };
     }
     if !is_own_link_local(&ip.source, mac) {
         owned(vni, ip.source, mac)?;
@@ -72,7 +82,7 @@ fn check_ipv6<F: Frame>(frame: &F, l3: usize, vni: u32, mac: [u8; 6]) -> Result<
 #[inline(always)]
 pub fn is_own_link_local(address: &[u8; 16], mac: [u8; 6]) -> bool {
     let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, g, h] = *address;
-    ndp::is_link_local(address) && [a, b, c, d, e, f, g, h] == MacAddr(mac).eui64()
+    ndp::is_link_local(*address) && [a, b, c, d, e, f, g, h] == MacAddr(mac).eui64()
 }
 
 #[inline(always)]

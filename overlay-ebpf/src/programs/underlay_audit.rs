@@ -13,19 +13,26 @@ use overlay_ebpf::{
 use super::{
     TC_CONTINUE,
     frame::{self, Frame as _, SkBuffFields as _},
-    maps, origin,
-    outer,
+    maps, origin, outer,
     report::Drop,
 };
 
 pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
-    let Some(config) = maps::config() else { return Ok(TC_CONTINUE) };
+    let Some(config) = maps::config() else {
+        return Ok(TC_CONTINUE);
+    };
     frame::make_linear(ctx, outer::MAX_LEN);
-    let Some(&[high, low]) = ctx.bytes::<2>(12) else { return Ok(TC_CONTINUE) };
+    let Some(&[high, low]) = ctx.bytes::<2>(12) else {
+        return Ok(TC_CONTINUE);
+    };
     match u16::from_be_bytes([high, low]) {
         ether_type::IPV4 => {
-            let Some(header) = ctx.bytes::<20>(14) else { return Ok(TC_CONTINUE) };
-            let Ok(ip) = Ipv4::parse(header) else { return Ok(TC_CONTINUE) };
+            let Some(header) = ctx.bytes::<20>(14) else {
+                return Ok(TC_CONTINUE);
+            };
+            let Ok(ip) = Ipv4::parse(header) else {
+                return Ok(TC_CONTINUE);
+            };
             if ip.protocol != ip_protocol::UDP {
                 return Ok(TC_CONTINUE);
             }
@@ -40,8 +47,12 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
             datagram(ctx, 14 + 20, config.port, &source, &destination)
         }
         ether_type::IPV6 => {
-            let Some(header) = ctx.bytes::<40>(14) else { return Ok(TC_CONTINUE) };
-            let Ok(ip) = Ipv6::parse(header) else { return Ok(TC_CONTINUE) };
+            let Some(header) = ctx.bytes::<40>(14) else {
+                return Ok(TC_CONTINUE);
+            };
+            let Ok(ip) = Ipv6::parse(header) else {
+                return Ok(TC_CONTINUE);
+            };
             match ip.next_header {
                 ip_protocol::UDP => {
                     datagram(ctx, 14 + 40, config.port, &ip.source, &ip.destination)
@@ -69,7 +80,9 @@ fn datagram(
     source: &[u8; 16],
     destination: &[u8; 16],
 ) -> Result<i32, Drop> {
-    let Some(udp) = ctx.bytes::<8>(l4) else { return Ok(TC_CONTINUE) };
+    let Some(udp) = ctx.bytes::<8>(l4) else {
+        return Ok(TC_CONTINUE);
+    };
     if Udp::parse(udp).destination_port != port {
         return Ok(TC_CONTINUE);
     }
@@ -77,12 +90,17 @@ fn datagram(
         return Ok(TC_CONTINUE);
     }
     let drop = |reason| Drop::new(reason, Direction::ToUnderlay);
-    let Some(header) = ctx.bytes::<8>(l4 + 8) else { return Err(drop(DropReason::TooShort)) };
+    let Some(header) = ctx.bytes::<8>(l4 + 8) else {
+        return Err(drop(DropReason::TooShort));
+    };
     let vni = match vxlan::parse(header) {
         Ok(vni) => vni,
         Err(_) => return Err(drop(DropReason::BadVxlanFlags)),
     };
-    let drop = |reason| Drop { vni, ..drop(reason) };
+    let drop = |reason| Drop {
+        vni,
+        ..drop(reason)
+    };
     match maps::network(&NetworkKey { vni }) {
         Some(network) if network.flags & NetworkFlags::ENCRYPTED == 0 => {
             if ctx.tc_index() == origin::PLAIN {
@@ -99,7 +117,10 @@ fn datagram(
 #[inline(always)]
 fn fragment(source: &[u8; 16], destination: &[u8; 16]) -> Result<i32, Drop> {
     if has_role(source, VtepRole::Local) && has_role(destination, VtepRole::Remote) {
-        return Err(Drop::new(DropReason::UnderlayFragment, Direction::ToUnderlay));
+        return Err(Drop::new(
+            DropReason::UnderlayFragment,
+            Direction::ToUnderlay,
+        ));
     }
     Ok(TC_CONTINUE)
 }

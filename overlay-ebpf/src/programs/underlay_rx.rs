@@ -6,9 +6,7 @@ use overlay_ebpf::abi::Direction;
 use super::{
     TC_CONTINUE,
     arrival::{self, Path},
-    deliver,
-    frame,
-    maps,
+    deliver, frame, maps,
     outer::{self, Class},
     report::Drop,
 };
@@ -18,20 +16,30 @@ pub const HEADERS: usize = outer::MAX_LEN + 14 + 40 + 24;
 
 pub fn underlay_rx(ctx: &TcContext) -> Result<i32, Drop> {
     // An unconfigured node has no VTEP: everything is the host's.
-    let Some(config) = maps::config() else { return Ok(TC_CONTINUE) };
+    let Some(config) = maps::config() else {
+        return Ok(TC_CONTINUE);
+    };
     frame::make_linear(ctx, outer::MAX_LEN);
     let drop = |reason| Drop::new(reason, Direction::FromUnderlay);
     let outer = match outer::classify(ctx, config, ctx.len()).map_err(drop)? {
         Class::Vxlan(outer) => outer,
         Class::Foreign | Class::Esp { .. } => return Ok(TC_CONTINUE),
     };
-    let drop = |reason| Drop { vni: outer.vni, peer: outer.peer, ..drop(reason) };
+    let drop = |reason| Drop {
+        vni: outer.vni,
+        peer: outer.peer,
+        ..drop(reason)
+    };
     frame::make_linear(ctx, HEADERS);
     if outer.ipv6 {
-        let arrival = arrival::inspect(ctx, deliver::V6, &outer, Path::Plain).map_err(drop)?;
+        let arrival =
+            arrival::inspect::<_, { deliver::V6 }, { deliver::V6 + 14 }>(ctx, &outer, Path::Plain)
+                .map_err(drop)?;
         deliver::skb::<{ deliver::V6 }>(ctx, config, &outer, &arrival, Path::Plain).map_err(drop)
     } else {
-        let arrival = arrival::inspect(ctx, deliver::V4, &outer, Path::Plain).map_err(drop)?;
+        let arrival =
+            arrival::inspect::<_, { deliver::V4 }, { deliver::V4 + 14 }>(ctx, &outer, Path::Plain)
+                .map_err(drop)?;
         deliver::skb::<{ deliver::V4 }>(ctx, config, &outer, &arrival, Path::Plain).map_err(drop)
     }
 }

@@ -27,28 +27,50 @@ use super::{
 const SMALL: u32 = 256;
 
 pub fn underlay_rx_xdp(ctx: &XdpContext) -> Result<u32, Drop> {
-    let Some(config) = maps::config() else { return Ok(XDP_PASS) };
+    let Some(config) = maps::config() else {
+        return Ok(XDP_PASS);
+    };
     let length = length(ctx);
     let drop = |reason| Drop::new(reason, Direction::FromUnderlay);
     match outer::classify(ctx, config, length).map_err(drop)? {
         Class::Foreign => Ok(XDP_PASS),
         Class::Esp { source, spi } => {
-            let key = SecurityAssociationKey { spi, receiver: config.node };
-            let Some(sa) = maps::security_association(&key) else { return Ok(XDP_PASS) };
+            let key = SecurityAssociationKey {
+                spi,
+                receiver: config.node,
+            };
+            let Some(sa) = maps::security_association(&key) else {
+                return Ok(XDP_PASS);
+            };
             match maps::vtep(&VtepKey { address: source }) {
                 Some(vtep) if vtep.peer == sa.peer => Ok(XDP_PASS),
-                _ => Err(Drop { peer: sa.peer, ..drop(DropReason::UnknownVtep) }),
+                _ => Err(Drop {
+                    peer: sa.peer,
+                    ..drop(DropReason::UnknownVtep)
+                }),
             }
         }
         Class::Vxlan(outer) => {
-            let drop = |reason| Drop { vni: outer.vni, peer: outer.peer, ..drop(reason) };
+            let drop = |reason| Drop {
+                vni: outer.vni,
+                peer: outer.peer,
+                ..drop(reason)
+            };
             if outer.ipv6 {
-                let arrival =
-                    arrival::inspect(ctx, deliver::V6, &outer, Path::Plain).map_err(drop)?;
+                let arrival = arrival::inspect::<_, { deliver::V6 }, { deliver::V6 + 14 }>(
+                    ctx,
+                    &outer,
+                    Path::Plain,
+                )
+                .map_err(drop)?;
                 decapsulate::<{ deliver::V6 }>(ctx, config, &outer, &arrival, length).map_err(drop)
             } else {
-                let arrival =
-                    arrival::inspect(ctx, deliver::V4, &outer, Path::Plain).map_err(drop)?;
+                let arrival = arrival::inspect::<_, { deliver::V4 }, { deliver::V4 + 14 }>(
+                    ctx,
+                    &outer,
+                    Path::Plain,
+                )
+                .map_err(drop)?;
                 decapsulate::<{ deliver::V4 }>(ctx, config, &outer, &arrival, length).map_err(drop)
             }
         }
@@ -70,7 +92,9 @@ fn decapsulate<const OVERHEAD: usize>(
     arrival: &Arrival,
     length: u32,
 ) -> Result<u32, DropReason> {
-    let Target::Endpoint { ifindex } = arrival.target else { return Ok(XDP_PASS) };
+    let Target::Endpoint { ifindex } = arrival.target else {
+        return Ok(XDP_PASS);
+    };
     if config.flags & ConfigFlags::XDP_DECAP == 0
         || outer.dscp_ecn & 3 != 0
         || !gains_by_xdp::<OVERHEAD>(ctx, arrival.ether_type, length)

@@ -13,16 +13,16 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use overlay_ebpf::{
-    abi::{Config, DropReason, Network, NetworkFlags, Peer, TxState, ids::is_mapped},
+    abi::{Config, DropReason, Peer, TxState, ids::is_mapped},
     packet::{
         ecn, flow,
-        outer::{self, Outer},
+        outer::{self, Macs, Outer},
     },
 };
 
 use super::route::Flow;
 use crate::programs::{
-    frame::{SkBuffFields as _, store},
+    frame::{SkBuffFields as _, copy_ethernet, store_words},
     origin,
 };
 
@@ -35,26 +35,25 @@ pub struct Exit {
     pub ifindex: u32,
     /// Flags of `bpf_redirect`.
     pub flags: u64,
-    pub source_mac: [u8; 6],
-    pub destination_mac: [u8; 6],
+    pub macs: Macs,
 }
 
 /// Encapsulates the frame for `peer` and redirects it.
-#[inline(always)]
+///
+/// Not inlined: its stack frame is not there while another function's is.
+#[inline(never)]
 pub fn to_peer(
     ctx: &TcContext,
     config: &Config,
-    network: &Network,
     peer: &Peer,
     flow: &Flow,
-    ethernet: &[u8; 14],
-    vni: u32,
 ) -> Result<i32, DropReason> {
-    let exit = exit(ctx, config, network, peer, flow)?;
-    let inner_len = ctx.len();
+    let exit = exit(ctx, config, peer, flow)?;
     let ipv6 = !is_mapped(&peer.vtep);
     make_room(ctx, ipv6, flow.ip)?;
-    write(ctx, config, peer, flow, ethernet, vni, inner_len, &exit)?;
+    if !write(ctx, config, peer, flow, &exit) {
+        return Err(DropReason::EncapFailed);
+    }
     // SAFETY: the helper has no preconditions.
     Ok(unsafe { bpf_redirect(exit.ifindex, exit.flags) } as i32)
 }
@@ -66,11 +65,10 @@ pub fn to_peer(
 pub fn exit(
     ctx: &TcContext,
     config: &Config,
-    network: &Network,
     peer: &Peer,
     flow: &Flow,
 ) -> Result<Exit, DropReason> {
-    if network.flags & NetworkFlags::ENCRYPTED == 0 {
+    if !flow.encrypted {
         let exit = next_hop(ctx, config, peer)?;
         ctx.set_mark(0);
         ctx.set_tc_index(origin::PLAIN);
@@ -92,11 +90,22 @@ pub fn exit(
     } else {
         (config.reentry_ifindex, u64::from(BPF_F_INGRESS))
     };
-    Ok(Exit { ifindex, flags, source_mac: config.reentry_mac, destination_mac: config.reentry_mac })
+    // SAFETY: the field stands at an even offset of the map value.
+    let mac = unsafe { *(&raw const config.reentry_mac).cast::<[u16; 3]>() };
+    Ok(Exit {
+        ifindex,
+        flags,
+        macs: Macs {
+            destination: mac,
+            source: mac,
+        },
+    })
 }
 
 /// Device and MACs for a plain frame. The agent keeps the next hop's neighbour entry resolved.
-#[inline(always)]
+///
+/// Not inlined: the parameter block's place on the stack is given back.
+#[inline(never)]
 fn next_hop(ctx: &TcContext, config: &Config, peer: &Peer) -> Result<Exit, DropReason> {
     // SAFETY: an all-zero parameter block is valid.
     let mut params: FibLookup = unsafe { mem::zeroed() };
@@ -110,10 +119,11 @@ fn next_hop(ctx: &TcContext, config: &Config, peer: &Peer) -> Result<Exit, DropR
         params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes([a, b, c, d]);
     } else {
         params.family = AF_INET6;
-        // SAFETY: sixteen bytes in network order are what the field holds.
+        // SAFETY: both fields of a map value stand at multiples of four; sixteen bytes in network
+        // order are what the parameters hold.
         unsafe {
-            params.__bindgen_anon_3.ipv6_src = mem::transmute::<[u8; 16], [u32; 4]>(peer.local_vtep);
-            params.__bindgen_anon_4.ipv6_dst = mem::transmute::<[u8; 16], [u32; 4]>(peer.vtep);
+            params.__bindgen_anon_3.ipv6_src = *(&raw const peer.local_vtep).cast::<[u32; 4]>();
+            params.__bindgen_anon_4.ipv6_dst = *(&raw const peer.vtep).cast::<[u32; 4]>();
         }
     }
     // SAFETY: the context is the program's own; the block is writable and of the size given.
@@ -128,29 +138,51 @@ fn next_hop(ctx: &TcContext, config: &Config, peer: &Peer) -> Result<Exit, DropR
     if found != 0 {
         return Err(DropReason::NoRoute);
     }
+    // SAFETY: both fields stand at even offsets of the parameter block.
+    let macs = unsafe {
+        Macs {
+            destination: *(&raw const params.dmac).cast::<[u16; 3]>(),
+            source: *(&raw const params.smac).cast::<[u16; 3]>(),
+        }
+    };
     Ok(Exit {
         ifindex: params.ifindex,
         flags: 0,
-        source_mac: params.smac,
-        destination_mac: params.dmac,
+        macs,
     })
 }
 
-/// Makes room for the outer headers behind the place of the first Ethernet header.
+/// Makes room for the outer headers before the frame.
 #[inline(always)]
 pub fn make_room(ctx: &TcContext, ipv6: bool, inner_ip: bool) -> Result<(), DropReason> {
-    let room = if ipv6 { outer::OVERHEAD_V6 } else { outer::OVERHEAD_V4 } as u32;
+    let room = if ipv6 {
+        outer::OVERHEAD_V6
+    } else {
+        outer::OVERHEAD_V4
+    } as u32;
     if inner_ip {
-        let family =
-            if ipv6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+        let family = if ipv6 {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+        };
         let flags = u64::from(
             BPF_F_ADJ_ROOM_FIXED_GSO
                 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
                 | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
                 | family,
         ) | 14 << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
-        if ctx.adjust_room(room as i32, BPF_ADJ_ROOM_MAC, flags).is_ok() {
-            return Ok(());
+        if ctx
+            .adjust_room(room as i32, BPF_ADJ_ROOM_MAC, flags)
+            .is_ok()
+        {
+            // The room is behind the old Ethernet header, which is the inner one from now on.
+            let copied = copy_ethernet(ctx, 0, room as usize);
+            return if copied {
+                Ok(())
+            } else {
+                Err(DropReason::EncapFailed)
+            };
         }
         if ctx.gso_size() != 0 {
             return Err(DropReason::EncapFailed);
@@ -167,35 +199,31 @@ pub fn make_room(ctx: &TcContext, ipv6: bool, inner_ip: bool) -> Result<(), Drop
     }
 }
 
-/// Writes outer and inner headers. `inner_len` counts the inner Ethernet header.
-#[inline(always)]
-pub fn write(
-    ctx: &TcContext,
-    config: &Config,
-    peer: &Peer,
-    flow: &Flow,
-    ethernet: &[u8; 14],
-    vni: u32,
-    inner_len: u32,
-    exit: &Exit,
-) -> Result<(), DropReason> {
+/// Writes the outer headers; `false` if the packet has no room for them.
+///
+/// Not inlined: its stack frame is given back.
+#[inline(never)]
+pub fn write(ctx: &TcContext, config: &Config, peer: &Peer, flow: &Flow, exit: &Exit) -> bool {
     let headers = Outer {
-        source_mac: exit.source_mac,
-        destination_mac: exit.destination_mac,
+        macs: exit.macs,
         dscp_ecn: ecn::outer_from_inner(flow.dscp_ecn),
         source_port: flow::source_port(flow.hash),
         destination_port: config.port,
-        vni,
+        vni: flow.vni,
         // The length fields of a GSO packet beyond 64 KiB are written per segment anyway.
-        inner_len: inner_len as u16,
+        inner_len: flow.frame_len as u16,
         flow_label: flow.hash & 0x000f_ffff,
     };
-    let written = if is_mapped(&peer.vtep) {
-        let [.., a, b, c, d] = peer.local_vtep;
-        let [.., e, f, g, h] = peer.vtep;
-        store(ctx, 0, &outer::v4(&headers, [a, b, c, d], [e, f, g, h], ethernet))
-    } else {
-        store(ctx, 0, &outer::v6(&headers, peer.local_vtep, peer.vtep, ethernet))
-    };
-    if written { Ok(()) } else { Err(DropReason::EncapFailed) }
+    // SAFETY: the fields of a map value stand at even offsets.
+    let source = unsafe { &*(&raw const peer.local_vtep).cast::<[u16; 8]>() };
+    // SAFETY: as above.
+    let destination = unsafe { &*(&raw const peer.vtep).cast::<[u16; 8]>() };
+    if is_mapped(&peer.vtep) {
+        let (&[.., s0, s1], &[.., d0, d1]) = (source, destination);
+        return store_words(ctx, 0, outer::v4_words(&headers, [s0, s1], [d0, d1]));
+    }
+    store_words(ctx, 0, outer::v6_words(&headers))
+        && store_words(ctx, outer::V6_ADDRESSES, *source)
+        && store_words(ctx, outer::V6_ADDRESSES + 16, *destination)
+        && store_words(ctx, outer::V6_UDP, headers.udp_vxlan())
 }

@@ -35,13 +35,14 @@ pub fn endpoint_tx(ctx: &TcContext) -> Result<i32, Drop> {
     let ifindex = ctx.ifindex();
     let port = maps::local_port(&LocalPortKey { ifindex }).ok_or(drop(DropReason::UnknownPort))?;
     let vni = port.vni;
-    let drop = |reason| Drop { vni, ..drop(reason) };
-    let network =
-        maps::network(&NetworkKey { vni }).ok_or(drop(DropReason::UnknownNetwork))?;
+    let drop = |reason| Drop {
+        vni,
+        ..drop(reason)
+    };
+    let network = maps::network(&NetworkKey { vni }).ok_or(drop(DropReason::UnknownNetwork))?;
 
     frame::make_linear(ctx, HEADERS);
-    let bytes = *ctx.bytes::<14>(0).ok_or(drop(DropReason::TooShort))?;
-    let ethernet = Ethernet::parse(&bytes);
+    let ethernet = Ethernet::parse(ctx.bytes::<14>(0).ok_or(drop(DropReason::TooShort))?);
     if ctx.has_vlan_tag() || matches!(ethernet.ether_type, ether_type::VLAN | ether_type::QINQ) {
         return Err(drop(DropReason::VlanTag));
     }
@@ -51,39 +52,46 @@ pub fn endpoint_tx(ctx: &TcContext) -> Result<i32, Drop> {
     if ethernet.source != port.mac {
         return Err(drop(DropReason::SpoofedMac));
     }
-    source::check(ctx, 14, ethernet.ether_type, vni, port.mac).map_err(drop)?;
+    source::check::<_, 14>(ctx, ethernet.ether_type, vni, &port.mac).map_err(drop)?;
 
     let replicates = network.flags & NetworkFlags::REPLICATE != 0;
-    match neighbour::answer(ctx, &ethernet, vni, ifindex).map_err(drop)? {
+    match neighbour::answer(ctx, ethernet.ether_type, vni).map_err(drop)? {
         Neighbour::Answered(verdict) => return Ok(verdict),
         Neighbour::Unknown if !replicates => return Err(drop(DropReason::UnknownNeighbour)),
         Neighbour::Unknown | Neighbour::NotAsked => {}
     }
 
-    let flow = route::inner_flow(ctx, &bytes, ethernet.ether_type).map_err(drop)?;
+    let flow = route::inner_flow(ctx, ethernet.ether_type, vni, network).map_err(drop)?;
     if flow.packet_len > network.mtu {
-        return too_big::tell(ctx, &bytes, ethernet.ether_type, network.mtu, ifindex)
-            .ok_or(drop(DropReason::FrameTooBig));
+        return too_big::tell(ctx, network.mtu).ok_or(drop(DropReason::FrameTooBig));
     }
 
     if MacAddr(ethernet.destination).is_multicast() {
         if !replicates {
             return Err(drop(DropReason::MulticastNotReplicated));
         }
-        return replicate::to_all(ctx, config, network, &flow, &bytes, vni, ifindex).map_err(drop);
+        return replicate::to_all(ctx, &flow).map_err(drop);
     }
-    let key = EndpointKey { vni, mac: ethernet.destination, reserved: [0; 2] };
+    let key = EndpointKey {
+        vni,
+        mac: ethernet.destination,
+        reserved: [0; 2],
+    };
     let endpoint = maps::endpoint(&key).ok_or(drop(DropReason::UnknownDestination))?;
     if endpoint.location == Location::Local {
         // SAFETY: the helper has no preconditions.
         return Ok(unsafe { bpf_redirect(endpoint.ifindex, 0) } as i32);
     }
-    let drop = |reason| Drop { peer: endpoint.peer, ..drop(reason) };
-    let peer =
-        maps::peer(&PeerKey { peer: endpoint.peer }).ok_or(drop(DropReason::NoPeer))?;
+    let drop = |reason| Drop {
+        peer: endpoint.peer,
+        ..drop(reason)
+    };
+    let peer = maps::peer(&PeerKey {
+        peer: endpoint.peer,
+    })
+    .ok_or(drop(DropReason::NoPeer))?;
     let length = ctx.len();
-    let verdict =
-        encapsulate::to_peer(ctx, config, network, peer, &flow, &bytes, vni).map_err(drop)?;
+    let verdict = encapsulate::to_peer(ctx, config, peer, &flow).map_err(drop)?;
     maps::count_tx(endpoint.peer, length);
     Ok(verdict)
 }

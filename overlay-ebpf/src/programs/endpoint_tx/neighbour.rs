@@ -1,6 +1,7 @@
 //! ARP and neighbour discovery, answered from the address map: the questions never cross hosts.
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     helpers::{bpf_redirect, bpf_skb_change_tail},
     programs::TcContext,
 };
@@ -16,7 +17,7 @@ use overlay_ebpf::{
 };
 
 use crate::programs::{
-    frame::{Frame as _, store},
+    frame::{Frame as _, SkBuffFields as _, store},
     maps,
 };
 
@@ -29,17 +30,55 @@ pub enum Neighbour {
     NotAsked,
 }
 
+const NOT_ASKED: i32 = -1;
+const UNKNOWN: i32 = -2;
+const MALFORMED: i32 = -3;
+const FAILED: i32 = -4;
+
+/// Answers the frame if it asks for a neighbour.
 #[inline(always)]
-pub fn answer(
-    ctx: &TcContext,
-    ethernet: &Ethernet,
-    vni: u32,
-    ifindex: u32,
-) -> Result<Neighbour, DropReason> {
-    match ethernet.ether_type {
-        ether_type::ARP => answer_arp(ctx, ethernet, vni, ifindex),
-        ether_type::IPV6 => answer_nd(ctx, ethernet, vni, ifindex),
-        _ => Ok(Neighbour::NotAsked),
+pub fn answer(ctx: &TcContext, kind: u16, vni: u32) -> Result<Neighbour, DropReason> {
+    if kind != ether_type::ARP && kind != ether_type::IPV6 {
+        return Ok(Neighbour::NotAsked);
+    }
+    if kind == ether_type::IPV6
+        && let Some(&[protocol]) = ctx.bytes::<1>(14 + 6)
+        && protocol != ip_protocol::ICMPV6
+    {
+        return Ok(Neighbour::NotAsked);
+    }
+    match answer_neighbour(ctx.skb.skb, vni) {
+        NOT_ASKED => Ok(Neighbour::NotAsked),
+        UNKNOWN => Ok(Neighbour::Unknown),
+        MALFORMED => Err(DropReason::SpoofedAddress),
+        FAILED => Err(DropReason::EncapFailed),
+        verdict => Ok(Neighbour::Answered(verdict)),
+    }
+}
+
+/// A function of its own to the verifier, with a stack frame of its own. Returns a verdict or one
+/// of the negative codes above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answer_neighbour(skb: *mut __sk_buff, vni: u32) -> i32 {
+    if skb.is_null() {
+        return FAILED;
+    }
+    let ctx = TcContext::new(skb);
+    let Some(ethernet) = ctx.bytes::<14>(0).map(Ethernet::parse) else {
+        return MALFORMED;
+    };
+    let ifindex = ctx.ifindex();
+    let answered = match ethernet.ether_type {
+        ether_type::ARP => answer_arp(&ctx, &ethernet, vni, ifindex),
+        _ => answer_nd(&ctx, &ethernet, vni, ifindex),
+    };
+    match answered {
+        Ok(Neighbour::Answered(verdict)) => verdict,
+        Ok(Neighbour::Unknown) => UNKNOWN,
+        Ok(Neighbour::NotAsked) => NOT_ASKED,
+        Err(DropReason::EncapFailed) => FAILED,
+        Err(_) => MALFORMED,
     }
 }
 
@@ -55,7 +94,10 @@ fn answer_arp(
     if arp.operation != arp::REQUEST {
         return Ok(Neighbour::NotAsked);
     }
-    let Some(owner) = maps::address(&AddressKey { vni, address: mapped(arp.target_ip) }) else {
+    let Some(owner) = maps::address(&AddressKey {
+        vni,
+        address: mapped(arp.target_ip),
+    }) else {
         return Ok(Neighbour::Unknown);
     };
     if owner.mac == ethernet.source {
@@ -72,7 +114,9 @@ fn answer_arp(
         return Err(DropReason::EncapFailed);
     }
     // SAFETY: the helper has no preconditions.
-    Ok(Neighbour::Answered(unsafe { bpf_redirect(ifindex, 0) } as i32))
+    Ok(Neighbour::Answered(
+        unsafe { bpf_redirect(ifindex, 0) } as i32
+    ))
 }
 
 #[inline(always)]
@@ -88,14 +132,19 @@ fn answer_nd(
     if ip.next_header != ip_protocol::ICMPV6 {
         return Ok(Neighbour::NotAsked);
     }
-    let Some(icmp) = ctx.bytes::<24>(L4) else { return Ok(Neighbour::NotAsked) };
+    let Some(icmp) = ctx.bytes::<24>(L4) else {
+        return Ok(Neighbour::NotAsked);
+    };
     let Ok(solicitation) = NeighbourSolicitation::parse(icmp) else {
         return Ok(Neighbour::NotAsked);
     };
     if !ndp::valid_hop_limit(ip.hop_limit) {
         return Err(DropReason::SpoofedAddress);
     }
-    let Some(owner) = maps::address(&AddressKey { vni, address: solicitation.target }) else {
+    let Some(owner) = maps::address(&AddressKey {
+        vni,
+        address: solicitation.target,
+    }) else {
         return Ok(Neighbour::Unknown);
     };
     if owner.mac == ethernet.source {
@@ -116,5 +165,7 @@ fn answer_nd(
         return Err(DropReason::EncapFailed);
     }
     // SAFETY: the helper has no preconditions.
-    Ok(Neighbour::Answered(unsafe { bpf_redirect(ifindex, 0) } as i32))
+    Ok(Neighbour::Answered(
+        unsafe { bpf_redirect(ifindex, 0) } as i32
+    ))
 }

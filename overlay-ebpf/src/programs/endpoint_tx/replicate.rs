@@ -1,72 +1,42 @@
 //! Head-end replication: a broadcast or multicast frame to every endpoint of the network.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_change_head, programs::TcContext};
 use overlay_ebpf::{
     abi::{
-        Config, DropReason, FLOOD_TARGETS_MAX, FloodKey, Location, Network, PeerKey,
+        DropReason, FLOOD_TARGETS_MAX, FloodKey, Location, NetworkFlags, NetworkKey, PeerKey,
         ids::is_mapped,
     },
+    packet::outer::{OVERHEAD_V4, OVERHEAD_V6},
 };
 
 use super::{encapsulate, route::Flow};
-use crate::programs::{TC_DROP, maps};
+use crate::programs::{TC_DROP, frame::SkBuffFields as _, maps};
 
-/// Bytes by which outer IPv6 headers are longer.
-const V6_MORE: u32 = 20;
+const V4: u32 = OVERHEAD_V4 as u32;
+const V6: u32 = OVERHEAD_V6 as u32;
+
+/// The list has no such position.
+const END: i32 = -1;
+/// The target did not get the frame.
+const FAILED: i32 = -2;
 
 /// Clones the frame for every target of the flood list: local ones first, then peers over IPv4,
 /// then peers over IPv6, so that headroom only grows.
 #[inline(always)]
-pub fn to_all(
-    ctx: &TcContext,
-    config: &Config,
-    network: &Network,
-    flow: &Flow,
-    ethernet: &[u8; 14],
-    vni: u32,
-    ifindex: u32,
-) -> Result<i32, DropReason> {
-    let length = ctx.len();
+pub fn to_all(ctx: &TcContext, flow: &Flow) -> Result<i32, DropReason> {
     let mut failed = false;
     let mut room = 0;
     for position in 0..FLOOD_TARGETS_MAX {
-        let Some(target) = maps::flood_target(&FloodKey { vni, position }) else { break };
-        if target.location == Location::Local {
-            if room == 0 && target.ifindex != ifindex {
-                failed |= ctx.clone_redirect(target.ifindex, 0).is_err();
-            }
-            continue;
-        }
-        let Some(peer) = maps::peer(&PeerKey { peer: target.peer }) else {
-            failed = true;
-            continue;
+        let state = State {
+            position,
+            room,
+            dscp_ecn: flow.dscp_ecn,
+            ip: flow.ip,
         };
-        let ipv6 = !is_mapped(&peer.vtep);
-        let Ok(exit) = encapsulate::exit(ctx, config, network, peer, flow) else {
-            failed = true;
-            continue;
-        };
-        if room == 0 {
-            encapsulate::make_room(ctx, ipv6, flow.ip)?;
-            room = if ipv6 { 70 } else { 50 };
-        } else if ipv6 && room == 50 {
-            // SAFETY: the context is the program's own.
-            let grown = unsafe {
-                aya_ebpf::helpers::bpf_skb_change_head(ctx.skb.skb, V6_MORE, 0)
-            };
-            if grown != 0 {
-                return Err(DropReason::EncapFailed);
-            }
-            room = 70;
-        } else if !ipv6 && room == 70 {
-            failed = true;
-            continue;
-        }
-        encapsulate::write(ctx, config, peer, flow, ethernet, vni, length, &exit)?;
-        if ctx.clone_redirect(exit.ifindex, exit.flags).is_err() {
-            failed = true;
-        } else {
-            maps::count_tx(target.peer, length);
+        match replicate_to(ctx.skb.skb, flow.vni, flow.hash, state.pack()) {
+            END => break,
+            FAILED => failed = true,
+            grown => room = grown as u32,
         }
     }
     if failed {
@@ -74,4 +44,102 @@ pub fn to_all(
     }
     // The clones are on their way; the original ends here, which is no drop.
     Ok(TC_DROP)
+}
+
+/// What changes from target to target and what is known of the frame, in one scalar: a function
+/// of its own to the verifier takes no pointers but the context.
+struct State {
+    position: u32,
+    /// Bytes before the inner frame: 0, or the length of outer headers.
+    room: u32,
+    dscp_ecn: u8,
+    ip: bool,
+}
+
+impl State {
+    #[inline(always)]
+    const fn pack(&self) -> u32 {
+        self.position << 24 | self.room << 16 | (self.dscp_ecn as u32) << 8 | self.ip as u32
+    }
+
+    #[inline(always)]
+    const fn unpack(packed: u32) -> Self {
+        Self {
+            position: packed >> 24,
+            room: packed >> 16 & 0xff,
+            dscp_ecn: (packed >> 8) as u8,
+            ip: packed & 1 != 0,
+        }
+    }
+}
+
+/// Clones the frame for the target at the state's position. Returns the room afterwards.
+///
+/// A function of its own to the verifier (global functions are verified once), or the loop would
+/// multiply its paths.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn replicate_to(skb: *mut __sk_buff, vni: u32, hash: u32, packed: u32) -> i32 {
+    let state = State::unpack(packed);
+    if skb.is_null() {
+        return FAILED;
+    }
+    let ctx = TcContext::new(skb);
+    let key = FloodKey {
+        vni,
+        position: state.position,
+    };
+    let Some(target) = maps::flood_target(&key) else {
+        return END;
+    };
+    if target.location == Location::Local {
+        return if state.room != 0 || target.ifindex == ctx.ifindex() {
+            state.room as i32
+        } else if ctx.clone_redirect(target.ifindex, 0).is_ok() {
+            0
+        } else {
+            FAILED
+        };
+    }
+    match to_peer(&ctx, vni, hash, target.peer, &state) {
+        Some(grown) => grown as i32,
+        None => FAILED,
+    }
+}
+
+#[inline(always)]
+fn to_peer(ctx: &TcContext, vni: u32, hash: u32, index: u32, state: &State) -> Option<u32> {
+    let config = maps::config()?;
+    let network = maps::network(&NetworkKey { vni })?;
+    let peer = maps::peer(&PeerKey { peer: index })?;
+    let &State {
+        room, dscp_ecn, ip, ..
+    } = state;
+    let flow = Flow {
+        vni,
+        encrypted: network.flags & NetworkFlags::ENCRYPTED != 0,
+        frame_len: ctx.len() - room,
+        hash,
+        dscp_ecn,
+        ip,
+        packet_len: 0,
+    };
+    let wanted = if is_mapped(&peer.vtep) { V4 } else { V6 };
+    let exit = encapsulate::exit(ctx, config, peer, &flow).ok()?;
+    if room == 0 {
+        encapsulate::make_room(ctx, wanted == V6, flow.ip).ok()?;
+    } else if wanted == V6 && room == V4 {
+        // SAFETY: the context is the program's own.
+        if unsafe { bpf_skb_change_head(ctx.skb.skb, V6 - V4, 0) } != 0 {
+            return None;
+        }
+    } else if wanted != room {
+        return None;
+    }
+    if !encapsulate::write(ctx, config, peer, &flow, &exit) {
+        return None;
+    }
+    ctx.clone_redirect(exit.ifindex, exit.flags).ok()?;
+    maps::count_tx(index, flow.frame_len);
+    Some(wanted)
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
-    abi::DropReason,
+    abi::{DropReason, Network, NetworkFlags},
     packet::{ethernet::ether_type, flow, ip_protocol, ipv4::Ipv4, ipv6::Ipv6},
 };
 
@@ -10,6 +10,11 @@ use crate::programs::frame::{Frame as _, SkBuffFields as _};
 
 /// An inner frame as the outer headers see it.
 pub struct Flow {
+    pub vni: u32,
+    /// Whether the network is.
+    pub encrypted: bool,
+    /// Bytes of the frame with its Ethernet header.
+    pub frame_len: u32,
     pub hash: u32,
     /// Inner traffic class; 0 for other Ethertypes.
     pub dscp_ecn: u8,
@@ -19,12 +24,20 @@ pub struct Flow {
     pub packet_len: u32,
 }
 
+/// Reads the frame.
 #[inline(always)]
-pub fn inner_flow(ctx: &TcContext, ethernet: &[u8; 14], kind: u16) -> Result<Flow, DropReason> {
-    let whole = ctx.len() - 14;
+pub fn inner_flow(
+    ctx: &TcContext,
+    kind: u16,
+    vni: u32,
+    network: &Network,
+) -> Result<Flow, DropReason> {
+    let l3 = 14;
+    let encrypted = network.flags & NetworkFlags::ENCRYPTED != 0;
+    let whole = ctx.len() - l3 as u32;
     match kind {
         ether_type::IPV4 => {
-            let header = ctx.bytes::<20>(14).ok_or(DropReason::TooShort)?;
+            let header = ctx.bytes::<20>(l3).ok_or(DropReason::TooShort)?;
             let ip = Ipv4::parse(header).map_err(|_| DropReason::TooShort)?;
             if u32::from(ip.total_len) > whole {
                 return Err(DropReason::TooShort);
@@ -33,31 +46,40 @@ pub fn inner_flow(ctx: &TcContext, ethernet: &[u8; 14], kind: u16) -> Result<Flo
             let ports = if ip.is_fragment() || ip.has_options() {
                 0
             } else {
-                ports(ctx, 14 + 20, ip.protocol)
+                ports(ctx, l3 + 20, ip.protocol)
             };
             Ok(Flow {
+                vni,
+                encrypted,
+                frame_len: whole + 14,
                 hash: flow::hash_v4(ip.source, ip.destination, ip.protocol, ports),
                 dscp_ecn: ip.dscp << 2 | ip.ecn,
                 ip: true,
-                packet_len: segment_len(ctx, 20, ip.protocol, whole),
+                packet_len: segment_len(ctx, l3, 20, ip.protocol, whole),
             })
         }
         ether_type::IPV6 => {
-            let header = ctx.bytes::<40>(14).ok_or(DropReason::TooShort)?;
+            let header = ctx.bytes::<40>(l3).ok_or(DropReason::TooShort)?;
             let ip = Ipv6::parse(header).map_err(|_| DropReason::TooShort)?;
             if u32::from(ip.payload_len) + 40 > whole {
                 return Err(DropReason::TooShort);
             }
-            let ports = ports(ctx, 14 + 40, ip.next_header);
+            let ports = ports(ctx, l3 + 40, ip.next_header);
             Ok(Flow {
+                vni,
+                encrypted,
+                frame_len: whole + 14,
                 hash: flow::hash_v6(ip.source, ip.destination, ip.next_header, ports),
                 dscp_ecn: ip.traffic_class,
                 ip: true,
-                packet_len: segment_len(ctx, 40, ip.next_header, whole),
+                packet_len: segment_len(ctx, l3, 40, ip.next_header, whole),
             })
         }
         _ => Ok(Flow {
-            hash: flow::hash_ethernet(ethernet),
+            vni,
+            encrypted,
+            frame_len: whole + 14,
+            hash: flow::hash_ethernet(ctx.bytes::<14>(0).ok_or(DropReason::TooShort)?),
             dscp_ecn: 0,
             ip: false,
             packet_len: whole,
@@ -80,13 +102,13 @@ fn ports(ctx: &TcContext, l4: usize, protocol: u8) -> u32 {
 /// Length of the packet, or of each segment that GSO will make of it: `gso_size` counts what
 /// stands behind the transport header.
 #[inline(always)]
-fn segment_len(ctx: &TcContext, ip_header: u32, protocol: u8, whole: u32) -> u32 {
+fn segment_len(ctx: &TcContext, l3: usize, ip_header: u32, protocol: u8, whole: u32) -> u32 {
     let segment = ctx.gso_size();
     if segment == 0 {
         return whole;
     }
     let transport = match protocol {
-        ip_protocol::TCP => match ctx.bytes::<1>(14 + ip_header as usize + 12) {
+        ip_protocol::TCP => match ctx.bytes::<1>(l3 + ip_header as usize + 12) {
             Some(&[offset]) => u32::from(offset >> 4) * 4,
             None => 20,
         },
