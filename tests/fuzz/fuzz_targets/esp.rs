@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|frame: &[u8]| {
+    overlay_fuzz::targets::esp(frame);
+});

@@ -1,0 +1,4 @@
+//! The bodies of the fuzz targets: the file that `cargo test` runs too.
+
+#[path = "../../../overlay-ebpf/tests/noise/targets.rs"]
+pub mod targets;
