@@ -103,6 +103,9 @@ mod tests {
         assert_eq!(fold(0xffff_0001), 1);
         assert_eq!(fold(0x0001_ffff), 1);
         assert_eq!(fold(sum(&[0xff; (1 << 16) - 2])), 0xffff);
+        // The words of 32 bits add up to all ones twice, and the last byte carries once more.
+        let bytes = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0];
+        assert_eq!(fold(sum(&bytes)), naive(&bytes));
     }
 
     proptest! {
