@@ -47,6 +47,9 @@ pub struct Settings {
     pub policy_priority: u32,
     /// Priority of the block policies: larger, so they match last.
     pub block_priority: u32,
+    /// Hard limit of an SA in bytes, enforced by the kernel; `None` is unlimited. The default of
+    /// 2⁴⁶ keeps an attacker's advantage from GCM's birthday bound below 2⁻⁴⁰ per SA.
+    pub hard_byte_limit: Option<u64>,
     pub xdp: XdpMode,
     /// One drop in this many is reported to `events`; 0 reports none.
     pub event_sample: u32,
@@ -203,6 +206,7 @@ impl Default for Settings {
             reqid: 0x006f_766c,
             policy_priority: 1000,
             block_priority: u32::MAX >> 1,
+            hard_byte_limit: Some(1 << 46),
             xdp: XdpMode::Auto,
             event_sample: 64,
             map_sizes: MapSizes::default(),

@@ -91,6 +91,8 @@ pub struct Objects {
     pub sysctls: BTreeMap<String, String>,
     pub firewall: Option<Firewall>,
     pub links: BTreeMap<String, Link>,
+    /// Addresses of devices of ours.
+    pub addresses: BTreeSet<DeviceAddress>,
     pub policies: BTreeMap<PolicyKey, Policy>,
     pub states: BTreeMap<StateKey, State>,
     pub neighbours: BTreeSet<Neighbour>,
@@ -111,6 +113,14 @@ pub enum Link {
     VxlanExternal { port: u16 },
     /// Observed only: ours, but changed by others in the way it says. Creating repairs it.
     Altered(String),
+}
+
+/// An address with the scope of the host: never a source address by itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceAddress {
+    pub device: String,
+    pub address: IpAddr,
+    pub prefix_length: u8,
 }
 
 /// nftables table `inet overlay`: drops locally generated UDP to the port, exempts the underlay

@@ -16,6 +16,9 @@ pub struct Binary {
     pub path: PathBuf,
     /// Directory of its crate, in which cargo would run it.
     pub directory: PathBuf,
+    /// Whether these are the unit tests of the library, of which there may be
+    /// none.
+    pub unit_tests: bool,
 }
 
 /// Builds them and says where cargo put them.
@@ -67,6 +70,7 @@ fn parse(messages: &str) -> Result<Vec<Binary>> {
     #[derive(serde::Deserialize)]
     struct Target {
         name: String,
+        kind: Vec<String>,
     }
     #[derive(serde::Deserialize)]
     struct Profile {
@@ -83,6 +87,7 @@ fn parse(messages: &str) -> Result<Vec<Binary>> {
             (message.executable, message.manifest_path, message.target)
         {
             binaries.push(Binary {
+                unit_tests: target.kind.iter().any(|kind| kind == "lib"),
                 name: target.name,
                 path,
                 directory: manifest.parent().unwrap_or(Path::new("/")).to_owned(),
@@ -97,10 +102,10 @@ fn parse(messages: &str) -> Result<Vec<Binary>> {
 mod tests {
     use super::*;
 
-    const MESSAGES: &str = r#"{"reason":"compiler-artifact","manifest_path":"/w/agent/Cargo.toml","target":{"name":"overlay"},"profile":{"test":false},"executable":"/t/overlay"}
-{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"plain_tcp"},"profile":{"test":true},"executable":"/t/plain_tcp-1"}
+    const MESSAGES: &str = r#"{"reason":"compiler-artifact","manifest_path":"/w/agent/Cargo.toml","target":{"name":"overlay","kind":["bin"]},"profile":{"test":false},"executable":"/t/overlay"}
+{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"plain_tcp","kind":["test"]},"profile":{"test":true},"executable":"/t/plain_tcp-1"}
 {"reason":"build-script-executed","package_id":"x"}
-{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"kernel_programs"},"profile":{"test":true},"executable":"/t/kernel_programs-2"}
+{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"kernel_programs","kind":["test"]},"profile":{"test":true},"executable":"/t/kernel_programs-2"}
 {"reason":"build-finished","success":true}
 "#;
 

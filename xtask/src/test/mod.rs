@@ -205,7 +205,7 @@ fn summary(outcomes: &[Outcome], left_out: &[&str], filtered: bool) -> Result<i3
         ignored,
     } = total;
     let verdict = if status == 0 { "ok" } else { "FAILED" };
-    println!("test result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored (all)");
+    println!("all tests: {verdict}. {passed} passed; {failed} failed; {ignored} ignored");
     Ok(status)
 }
 

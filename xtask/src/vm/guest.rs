@@ -306,9 +306,14 @@ impl Guest {
 
     fn last_words(&mut self) -> String {
         let console = self.machine.last_words();
-        let failures: Vec<String> = self.shares.iter_mut().filter_map(Share::failure).collect();
-        let failures = failures.join("\n");
-        format!("last lines of its console:\n{console}\n{failures}")
+        let mut words: Vec<String> = self.shares.iter_mut().filter_map(Share::failure).collect();
+        if !console.is_empty() {
+            words.push(format!("last lines of its console:\n{console}"));
+        }
+        if words.is_empty() {
+            return "its console says nothing".to_owned();
+        }
+        words.join("\n")
     }
 }
 

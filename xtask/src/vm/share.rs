@@ -64,9 +64,13 @@ impl Share {
         })
     }
 
-    /// What the server said, if it has ended by itself.
+    /// What the server said, if it has failed by itself. It ends well when QEMU
+    /// does.
     pub fn failure(&mut self) -> Option<String> {
         let status = self.server.try_wait().ok().flatten()?;
+        if status.success() {
+            return None;
+        }
         let mut said = String::new();
         let _ignored = self.server.stderr.as_mut()?.read_to_string(&mut said);
         Some(format!(

@@ -1,0 +1,188 @@
+//! Devices, sysctls, firewall, neighbours, endpoints and where the programs are attached.
+
+use std::collections::BTreeSet;
+
+use super::plan::Plan;
+use crate::dataplane::{
+    desired::XdpMode,
+    endpoint_name::host_device_name,
+    objects::{
+        Attachment, DeviceAddress, EndpointLink, Firewall, GRO, HOP, Link, Neighbour, Objects,
+        Program, REENTRY, XFRM,
+    },
+};
+
+/// MTU of the devices of the overlay itself: the kernel's largest (`ETH_MAX_MTU`), so that the route
+/// alone decides what fits.
+const DEVICE_MTU: u32 = 65535;
+
+/// "IPv4 dummy address" (RFC 7600 section 4.8): with loose reverse-path filtering for all devices, a
+/// device without an address drops everything (`__fib_validate_source`, net/ipv4/fib_frontend.c).
+const DUMMY_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 0, 8);
+
+pub fn compile(plan: &Plan<'_>, objects: &mut Objects) {
+    links(plan, objects);
+    sysctls(plan, objects);
+    if plan.facts.features.nft {
+        objects.firewall = Some(Firewall {
+            port: plan.desired.settings.port,
+            local_vteps: plan.desired.node.vteps.iter().copied().collect(),
+            accepts: if plan.ipsec {
+                plan.facts.foreign_chains.clone()
+            } else {
+                BTreeSet::new()
+            },
+            altered: None,
+        });
+    }
+    neighbours(plan, objects);
+    endpoints(plan, objects);
+    attachments(plan, objects);
+}
+
+fn links(plan: &Plan<'_>, objects: &mut Objects) {
+    let settings = &plan.desired.settings;
+    objects.links.insert(
+        GRO.into(),
+        Link::VxlanExternal {
+            port: settings.port,
+        },
+    );
+    if !plan.ipsec {
+        return;
+    }
+    objects.links.insert(
+        HOP.into(),
+        Link::Veth {
+            peer: REENTRY.into(),
+            mtu: DEVICE_MTU,
+        },
+    );
+    objects.links.insert(
+        XFRM.into(),
+        Link::Xfrm {
+            if_id: settings.if_id,
+            mtu: DEVICE_MTU,
+        },
+    );
+    if plan.facts.rp_filter_all == 2 && has_family(plan, true) {
+        objects.addresses.insert(DeviceAddress {
+            device: REENTRY.into(),
+            address: DUMMY_ADDRESS.into(),
+            prefix_length: 32,
+        });
+    }
+}
+
+fn has_family(plan: &Plan<'_>, ipv4: bool) -> bool {
+    let vteps = &plan.desired.node.vteps;
+    vteps.iter().any(|vtep| vtep.is_ipv4() == ipv4)
+}
+
+fn sysctls(plan: &Plan<'_>, objects: &mut Objects) {
+    if !plan.ipsec {
+        return;
+    }
+    let mut set = |path: String, value: &str| {
+        objects.sysctls.insert(path, value.into());
+    };
+    // Forwarding is decided by the device a packet came in on (`IN_DEV_FORWARD` in
+    // `ip_route_input_slow`, net/ipv4/route.c): the global switch stays as it is.
+    for (name, value) in [
+        ("accept_local", "1"),
+        ("forwarding", "1"),
+        ("rp_filter", "0"),
+        ("send_redirects", "0"),
+    ] {
+        set(format!("net/ipv4/conf/{REENTRY}/{name}"), value);
+    }
+    if !plan.facts.features.ipv6 {
+        return;
+    }
+    for (name, value) in [("accept_ra", "0"), ("autoconf", "0")] {
+        set(format!("net/ipv6/conf/{REENTRY}/{name}"), value);
+    }
+    if !has_family(plan, false) {
+        return;
+    }
+    if plan.facts.features.force_forwarding {
+        set(format!("net/ipv6/conf/{REENTRY}/force_forwarding"), "1");
+        return;
+    }
+    // A router ignores router advertisements unless told otherwise, and would lose its own routes.
+    for device in &plan.facts.accept_ra {
+        set(format!("net/ipv6/conf/{device}/accept_ra"), "2");
+    }
+    set("net/ipv6/conf/all/forwarding".into(), "1");
+}
+
+fn neighbours(plan: &Plan<'_>, objects: &mut Objects) {
+    for peer in plan.peers.values().filter(|peer| peer.plain) {
+        if let Some(route) = peer.route {
+            objects.neighbours.insert(Neighbour {
+                device: route.device.clone(),
+                address: route.next_hop,
+            });
+        }
+    }
+}
+
+fn endpoints(plan: &Plan<'_>, objects: &mut Objects) {
+    for endpoint in &plan.desired.local_endpoints {
+        let mtu = plan.endpoint_mtu[&endpoint.vni];
+        objects.endpoints.insert(
+            host_device_name(endpoint.vni, endpoint.mac),
+            EndpointLink {
+                netns: endpoint.netns.clone(),
+                interface: endpoint.interface.clone(),
+                mac: endpoint.mac,
+                addresses: endpoint.addresses.iter().copied().collect(),
+                mtu,
+                altered: None,
+            },
+        );
+    }
+}
+
+fn attachments(plan: &Plan<'_>, objects: &mut Objects) {
+    let mut attach = |program, device: &str| {
+        objects.attachments.insert(Attachment {
+            program,
+            device: device.to_owned(),
+        });
+    };
+    for device in objects.endpoints.keys() {
+        attach(Program::EndpointTx, device);
+    }
+    attach(Program::Sink, GRO);
+    if plan.ipsec {
+        attach(Program::Sink, HOP);
+        attach(Program::Reentry, REENTRY);
+        attach(Program::DecryptedRx, XFRM);
+    }
+    for device in &plan.facts.devices {
+        attach(Program::UnderlayAudit, device);
+    }
+    let routes = plan.peers.values().filter_map(|peer| peer.route);
+    let vteps = plan.desired.node.vteps.iter();
+    let underlay: BTreeSet<&str> = routes
+        .map(|route| route.device.as_str())
+        .chain(
+            vteps
+                .filter_map(|vtep| plan.facts.vteps.get(vtep))
+                .map(|vtep| vtep.device.as_str()),
+        )
+        .filter(|device| plan.facts.devices.contains(*device))
+        .collect();
+    for device in underlay {
+        attach(Program::UnderlayRx, device);
+        match plan.desired.settings.xdp {
+            XdpMode::Native => attach(Program::UnderlayRxXdpNative, device),
+            XdpMode::Generic => attach(Program::UnderlayRxXdpGeneric, device),
+            XdpMode::Auto if plan.facts.native_xdp.contains(device) => {
+                attach(Program::UnderlayRxXdpNative, device);
+            }
+            XdpMode::Auto | XdpMode::Off => {}
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What must stand before a peer or a network may be open, and what an open one forbids.
+//!
+//! The order of `diff` keeps these rules by itself. They are checked again before every step against
+//! what has been done so far, so that a step which failed keeps closed what depends on it.
+
+use std::net::IpAddr;
+
+use overlay_ebpf::abi::{NetworkFlags, Spi, VtepRole};
+
+use super::{
+    objects::{
+        Attachment, HOP, Objects, PeerEntry, PolicyAction, PolicyKey, Program, StateKey, StateMode,
+        XFRM,
+    },
+    step::{MapWrite, Step, address_of},
+};
+
+/// The block policy of a VTEP (barrier 2).
+pub fn block_policy_key(vtep: IpAddr, port: u16) -> PolicyKey {
+    PolicyKey {
+        source: vtep,
+        destination: None,
+        udp_port: Some(port),
+        mark: 0,
+        mark_mask: 0,
+    }
+}
+
+fn blocks(objects: &Objects, vtep: IpAddr, port: u16) -> bool {
+    objects
+        .policies
+        .get(&block_policy_key(vtep, port))
+        .is_some_and(|policy| policy.action == PolicyAction::Block)
+}
+
+fn attached(objects: &Objects, program: Program, device: &str) -> bool {
+    objects.attachments.contains(&Attachment {
+        program,
+        device: device.to_owned(),
+    })
+}
+
+/// Why the peer may not transmit encrypted frames as `entry` says; `None` if it may, or does not.
+pub fn peer_blocked(objects: &Objects, entry: &PeerEntry) -> Option<String> {
+    if entry.tx.lanes == 0 {
+        return None;
+    }
+    let Some(config) = objects.maps.config else {
+        return Some("the data plane is not configured".into());
+    };
+    let (local, remote) = (address_of(&entry.local_vtep), address_of(&entry.vtep));
+    if !blocks(objects, local, config.port) {
+        return Some(format!("the block policy of {local} is missing"));
+    }
+    if objects.firewall.is_none() {
+        return Some("the firewall rules are missing".into());
+    }
+    if !attached(objects, Program::UnderlayAudit, &entry.underlay_device) {
+        return Some(format!(
+            "underlay_audit is not attached to {}",
+            entry.underlay_device
+        ));
+    }
+    if let Some(why) = device_missing(objects) {
+        return Some(why);
+    }
+    for lane in 0..entry.tx.lanes {
+        let key = PolicyKey {
+            source: local,
+            destination: Some(remote),
+            udp_port: Some(config.port),
+            mark: config.mark.mark(entry.tx.slot, lane),
+            mark_mask: config.mark.mask,
+        };
+        let Some(PolicyAction::Encrypt { spi, .. }) =
+            objects.policies.get(&key).map(|policy| policy.action)
+        else {
+            return Some(format!(
+                "the policy of slot {} lane {lane} is missing",
+                entry.tx.slot
+            ));
+        };
+        if !has_outbound(objects, local, remote, spi) {
+            return Some(format!("outbound SA {spi} is missing"));
+        }
+    }
+    None
+}
+
+fn device_missing(objects: &Objects) -> Option<String> {
+    [HOP, XFRM]
+        .into_iter()
+        .find(|device| !objects.links.contains_key(*device))
+        .map(|device| format!("device {device} is missing"))
+}
+
+fn has_outbound(objects: &Objects, source: IpAddr, destination: IpAddr, spi: Spi) -> bool {
+    let key = StateKey {
+        source,
+        destination,
+        spi,
+    };
+    objects
+        .states
+        .get(&key)
+        .is_some_and(|state| state.mode == StateMode::Transport)
+}
+
+/// Why an encrypted network may not have an entry in `networks`; `None` if it may.
+pub fn encrypted_network_blocked(objects: &Objects) -> Option<String> {
+    let Some(config) = objects.maps.config else {
+        return Some("the data plane is not configured".into());
+    };
+    for (key, vtep) in &objects.maps.vteps {
+        let address = address_of(&key.address);
+        if vtep.role == VtepRole::Local && !blocks(objects, address, config.port) {
+            return Some(format!("the block policy of {address} is missing"));
+        }
+    }
+    if let Some(why) = device_missing(objects) {
+        return Some(why);
+    }
+    if !attached(objects, Program::DecryptedRx, XFRM) {
+        return Some(format!("decrypted_rx is not attached to {XFRM}"));
+    }
+    None
+}
+
+/// Every rule that `objects` break. Empty in every state that the kernel may be in.
+pub fn violations(objects: &Objects) -> Vec<String> {
+    let mut broken: Vec<String> = objects
+        .maps
+        .peers
+        .iter()
+        .filter_map(|(key, entry)| {
+            peer_blocked(objects, entry).map(|why| format!("peer {} is open but {why}", key.peer))
+        })
+        .collect();
+    let encrypted = objects
+        .maps
+        .networks
+        .values()
+        .any(|network| network.flags & NetworkFlags::ENCRYPTED != 0);
+    if encrypted && let Some(why) = encrypted_network_blocked(objects) {
+        broken.push(format!("an encrypted network is open but {why}"));
+    }
+    for (key, policy) in &objects.policies {
+        if let (PolicyAction::Encrypt { spi, .. }, Some(destination)) =
+            (policy.action, key.destination)
+            && !has_outbound(objects, key.source, destination, spi)
+        {
+            broken.push(format!("policy {key} names SA {spi}, which is missing"));
+        }
+    }
+    broken
+}
+
+/// Why `step` must not be done in the state `objects`; `None` if it may.
+pub fn step_blocked(objects: &Objects, step: &Step) -> Option<String> {
+    match step {
+        Step::Map(MapWrite::Peer(_, Some(entry))) => peer_blocked(objects, entry),
+        Step::Map(MapWrite::Network(key, Some(network))) => {
+            let known = objects.maps.networks.get(key).map(|network| network.flags);
+            let was = known.map(|flags| flags & NetworkFlags::ENCRYPTED != 0);
+            let encrypted = network.flags & NetworkFlags::ENCRYPTED != 0;
+            match was {
+                Some(was) if was != encrypted => {
+                    Some("a network does not change encryption while it is open".into())
+                }
+                _ if encrypted => encrypted_network_blocked(objects),
+                _ => None,
+            }
+        }
+        Step::SetPolicy(key, policy) => match (policy.action, key.destination) {
+            (PolicyAction::Encrypt { spi, .. }, Some(destination)) => {
+                (!has_outbound(objects, key.source, destination, spi))
+                    .then(|| format!("outbound SA {spi} is missing"))
+            }
+            _ => None,
+        },
+        Step::AddState(key, _) if objects.states.contains_key(key) => {
+            Some("the SA exists, and an SA is never re-keyed".into())
+        }
+        Step::RemoveState(key) => objects
+            .policies
+            .iter()
+            .find(|(policy, value)| {
+                policy.source == key.source
+                    && policy.destination == Some(key.destination)
+                    && matches!(value.action, PolicyAction::Encrypt { spi, .. } if spi == key.spi)
+            })
+            .map(|(policy, _)| format!("policy {policy} still uses the SA")),
+        Step::RemovePolicy(key) => policy_in_use(objects, key),
+        Step::Detach(attachment) => match attachment.program {
+            Program::UnderlayAudit => {
+                open_peer(objects, |entry| entry.underlay_device == attachment.device)
+            }
+            Program::DecryptedRx => open_network(objects),
+            _ => None,
+        },
+        Step::RemoveFirewall | Step::UnloadPrograms => open_peer(objects, |_| true),
+        Step::Map(MapWrite::Config(new)) => {
+            let rekeyed = match (objects.maps.config, new) {
+                (Some(old), Some(new)) => (old.port, old.mark) != (new.port, new.mark),
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if rekeyed {
+                open_peer(objects, |_| true).or_else(|| open_network(objects))
+            } else {
+                None
+            }
+        }
+        Step::DeleteLink(name) if [HOP, XFRM].contains(&name.as_str()) => {
+            open_peer(objects, |_| true).or_else(|| open_network(objects))
+        }
+        _ => None,
+    }
+}
+
+fn open_peer(objects: &Objects, concerns: impl Fn(&PeerEntry) -> bool) -> Option<String> {
+    objects
+        .maps
+        .peers
+        .iter()
+        .find(|(_, entry)| entry.tx.lanes > 0 && concerns(entry))
+        .map(|(key, _)| format!("peer {} is still open", key.peer))
+}
+
+fn open_network(objects: &Objects) -> Option<String> {
+    objects
+        .maps
+        .networks
+        .iter()
+        .find(|(_, network)| network.flags & NetworkFlags::ENCRYPTED != 0)
+        .map(|(key, _)| format!("encrypted network {} is still open", key.vni))
+}
+
+fn policy_in_use(objects: &Objects, key: &PolicyKey) -> Option<String> {
+    let config = objects.maps.config?;
+    open_peer(objects, |entry| {
+        let local = address_of(&entry.local_vtep) == key.source;
+        match key.destination {
+            None => local && key.udp_port == Some(config.port),
+            Some(destination) => {
+                local
+                    && address_of(&entry.vtep) == destination
+                    && key.udp_port == Some(config.port)
+                    && key.mark_mask == config.mark.mask
+                    && (0..entry.tx.lanes)
+                        .any(|lane| config.mark.mark(entry.tx.slot, lane) == key.mark)
+            }
+        }
+    })
+    .or_else(|| {
+        // An encrypted network is open only behind the block policies of the VTEPs it knows.
+        let local = objects.maps.vteps.iter().any(|(vtep, value)| {
+            value.role == VtepRole::Local && address_of(&vtep.address) == key.source
+        });
+        let block = *key == block_policy_key(key.source, config.port);
+        if local && block {
+            open_network(objects)
+        } else {
+            None
+        }
+    })
+}

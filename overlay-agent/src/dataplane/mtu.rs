@@ -1,0 +1,161 @@
+//! The MTU inside a network, from the routes outside.
+
+use std::net::IpAddr;
+
+use overlay_ebpf::packet::mtu::{
+    ESP_ALIGNMENT, ESP_HEADER_LEN, ESP_ICV_LEN, ESP_IV_LEN, ESP_TRAILER_LEN, Family, MIN_INNER,
+    TUNNEL_LEN, inner_mtu,
+};
+
+/// One path that frames of a network take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path<'a> {
+    /// Whose path, for the operator: a peer's name, or the device that holds the VTEP.
+    pub to: &'a str,
+    pub family: Family,
+    /// Largest outer IP packet, bytes.
+    pub outer_mtu: u32,
+}
+
+/// Why a network has no MTU.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MtuError {
+    #[error(
+        "the path to {to} has MTU {outer_mtu}, which leaves less than {MIN_INNER} bytes inside: {arithmetic}"
+    )]
+    PathTooSmall {
+        to: String,
+        outer_mtu: u32,
+        arithmetic: String,
+    },
+    #[error("mtu = {wanted} is too large: the path to {to} has MTU {outer_mtu}, and {arithmetic}")]
+    ManualTooLarge {
+        wanted: u32,
+        to: String,
+        outer_mtu: u32,
+        arithmetic: String,
+    },
+}
+
+pub fn family(address: IpAddr) -> Family {
+    if address.is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    }
+}
+
+/// The largest inner IP packet that every path carries, or `manual` if it is not larger than that.
+///
+/// `None` if there is neither a path nor a manual value.
+pub fn network_mtu<'a>(
+    paths: impl IntoIterator<Item = Path<'a>>,
+    encrypted: bool,
+    manual: Option<u32>,
+) -> Result<Option<u32>, MtuError> {
+    let mut smallest: Option<(u32, Path<'a>)> = None;
+    for path in paths {
+        let inner = inner_mtu(path.outer_mtu, path.family, encrypted).ok_or_else(|| {
+            MtuError::PathTooSmall {
+                to: path.to.to_owned(),
+                outer_mtu: path.outer_mtu,
+                arithmetic: arithmetic(path.outer_mtu, path.family, encrypted),
+            }
+        })?;
+        if smallest.is_none_or(|(known, _)| inner < known) {
+            smallest = Some((inner, path));
+        }
+    }
+    match (smallest, manual) {
+        (Some((derived, path)), Some(wanted)) if wanted > derived => {
+            Err(MtuError::ManualTooLarge {
+                wanted,
+                to: path.to.to_owned(),
+                outer_mtu: path.outer_mtu,
+                arithmetic: arithmetic(path.outer_mtu, path.family, encrypted),
+            })
+        }
+        (_, Some(wanted)) => Ok(Some(wanted)),
+        (derived, None) => Ok(derived.map(|(mtu, _)| mtu)),
+    }
+}
+
+/// The calculation of [`inner_mtu`], spelled out.
+fn arithmetic(outer_mtu: u32, family: Family, encrypted: bool) -> String {
+    let ip = family.header_len();
+    let result = match inner_mtu(outer_mtu, family, encrypted) {
+        Some(mtu) => mtu.to_string(),
+        None => format!("less than {MIN_INNER}"),
+    };
+    if encrypted {
+        let outside = ip + ESP_HEADER_LEN + ESP_IV_LEN + ESP_ICV_LEN;
+        let ciphertext = outer_mtu.saturating_sub(outside) & !(ESP_ALIGNMENT - 1);
+        format!(
+            "{outer_mtu} − {ip} (outer IP) − {ESP_HEADER_LEN} (ESP) − {ESP_IV_LEN} (IV) − \
+             {ESP_ICV_LEN} (ICV), down to a multiple of {ESP_ALIGNMENT} = {ciphertext}; \
+             {ciphertext} − {TUNNEL_LEN} (UDP, VXLAN, Ethernet) − {ESP_TRAILER_LEN} (ESP trailer) \
+             = {result}"
+        )
+    } else {
+        format!("{outer_mtu} − {ip} (outer IP) − {TUNNEL_LEN} (UDP, VXLAN, Ethernet) = {result}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ETHERNET: Path<'static> = Path {
+        to: "b",
+        family: Family::V4,
+        outer_mtu: 1500,
+    };
+    const SMALL: Path<'static> = Path {
+        to: "c",
+        family: Family::V6,
+        outer_mtu: 1400,
+    };
+
+    #[test]
+    fn network_mtu_is_that_of_the_narrowest_path() {
+        assert_eq!(network_mtu([ETHERNET], true, None), Ok(Some(1416)));
+        assert_eq!(network_mtu([ETHERNET], false, None), Ok(Some(1450)));
+        assert_eq!(network_mtu([ETHERNET, SMALL], false, None), Ok(Some(1330)));
+        assert_eq!(network_mtu([], false, None), Ok(None));
+    }
+
+    #[test]
+    fn manual_mtu_up_to_the_derived_one_is_taken() {
+        assert_eq!(network_mtu([ETHERNET], true, Some(1416)), Ok(Some(1416)));
+        assert_eq!(network_mtu([ETHERNET], true, Some(1300)), Ok(Some(1300)));
+    }
+
+    #[test]
+    fn manual_mtu_too_large_is_refused_with_the_arithmetic() {
+        let error = network_mtu([ETHERNET, SMALL], true, Some(1500)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "mtu = 1500 is too large: the path to c has MTU 1400, and 1400 − 40 (outer IP) − 8 (ESP) \
+             − 8 (IV) − 16 (ICV), down to a multiple of 4 = 1328; 1328 − 30 (UDP, VXLAN, Ethernet) − \
+             2 (ESP trailer) = 1296"
+        );
+        let error = network_mtu([ETHERNET], false, Some(1451)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("1500 − 20 (outer IP) − 30 (UDP, VXLAN, Ethernet) = 1450")
+        );
+    }
+
+    #[test]
+    fn path_too_small_for_any_packet_is_an_error() {
+        let tiny = Path {
+            outer_mtu: 100,
+            ..ETHERNET
+        };
+        assert!(matches!(
+            network_mtu([tiny], false, None),
+            Err(MtuError::PathTooSmall { outer_mtu: 100, .. })
+        ));
+    }
+}

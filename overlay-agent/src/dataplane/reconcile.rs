@@ -1,0 +1,219 @@
+//! Observe, compile, diff, execute: until the kernel holds what is wanted.
+
+use std::collections::BTreeSet;
+
+use super::{
+    admit::admit,
+    compile::{CLOSED, Compiled, compile},
+    desired::DataPlane,
+    diff::diff,
+    guard,
+    key_id::KeyId,
+    objects::{Objects, PeerEntry, UnderlayFacts},
+    problem::Problem,
+    step::{MapWrite, Step},
+    validate::Invalid,
+};
+
+/// The kernel of one node, and what survives a restart of the agent.
+pub trait Kernel {
+    /// What was attempted, on what, what the kernel answered, and what the operator can do.
+    type Error: std::error::Error;
+
+    fn facts(
+        &mut self,
+        desired: &DataPlane,
+    ) -> impl Future<Output = Result<UnderlayFacts, Self::Error>>;
+
+    /// Everything of ours that is there.
+    fn observe(&mut self) -> impl Future<Output = Result<Objects, Self::Error>>;
+
+    /// Keys ever installed outbound on this node.
+    fn used_keys(&mut self) -> Result<BTreeSet<KeyId>, Self::Error>;
+
+    /// Does one step. An outbound key is recorded as used, durably, before it is installed.
+    fn execute(&mut self, step: &Step) -> impl Future<Output = Result<(), Self::Error>>;
+}
+
+/// Steps and problems, before anything is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub wanted: Objects,
+    pub steps: Vec<Step>,
+    pub problems: Vec<Problem>,
+}
+
+/// Decides what to do. Pure.
+pub fn plan(
+    desired: &DataPlane,
+    facts: &UnderlayFacts,
+    observed: &Objects,
+    used: &BTreeSet<KeyId>,
+) -> Result<Plan, Vec<Invalid>> {
+    let mut compiled: Compiled = compile(desired, facts)?;
+    admit(&mut compiled, desired, observed, used);
+    let Compiled { objects, problems } = compiled;
+    let steps = diff(&objects, observed);
+    Ok(Plan {
+        wanted: objects,
+        steps,
+        problems,
+    })
+}
+
+/// What a reconciliation did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub done: Vec<Step>,
+    pub failed: Vec<Failure>,
+    pub problems: Vec<Problem>,
+    /// Stopped by the operator with steps left to do.
+    pub interrupted: bool,
+}
+
+/// A step that is not done, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub step: Step,
+    pub why: Why,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// The kernel refused.
+    Refused(String),
+    /// It depends on a step that failed.
+    Blocked(String),
+}
+
+impl Report {
+    /// Whether everything that is desired is there.
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty()
+            && !self.interrupted
+            && !self.problems.iter().any(|problem| problem.closes)
+    }
+}
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError<E> {
+    #[error("the desired data plane is invalid: {}", list(.0))]
+    Invalid(Vec<Invalid>),
+    #[error("cannot observe the kernel: {0}")]
+    Kernel(E),
+}
+
+fn list(errors: &[Invalid]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// Passes before giving up on a kernel that keeps changing under us.
+const PASSES: usize = 3;
+
+/// Makes the kernel equal to `desired`. `stop` is asked before every step.
+pub async fn reconcile<K: Kernel>(
+    kernel: &mut K,
+    desired: &DataPlane,
+    mut stop: impl FnMut() -> bool,
+) -> Result<Report, ReconcileError<K::Error>> {
+    let mut report = Report::default();
+    for pass in 0..PASSES {
+        let facts = kernel
+            .facts(desired)
+            .await
+            .map_err(ReconcileError::Kernel)?;
+        let observed = kernel.observe().await.map_err(ReconcileError::Kernel)?;
+        let used = kernel.used_keys().map_err(ReconcileError::Kernel)?;
+        let plan = plan(desired, &facts, &observed, &used).map_err(ReconcileError::Invalid)?;
+        report.problems = plan.problems;
+        report.failed.clear();
+        if plan.steps.is_empty() {
+            break;
+        }
+        execute_all(kernel, observed, plan.steps, &mut report, &mut stop).await;
+        // What failed is reported, not tried again; what is done is looked at once more.
+        if !report.failed.is_empty() || report.interrupted || pass + 1 == PASSES {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+/// Takes everything of ours out of the kernel.
+pub async fn clear<K: Kernel>(
+    kernel: &mut K,
+    mut stop: impl FnMut() -> bool,
+) -> Result<Report, ReconcileError<K::Error>> {
+    let mut report = Report::default();
+    let observed = kernel.observe().await.map_err(ReconcileError::Kernel)?;
+    let steps = diff(&Objects::default(), &observed);
+    execute_all(kernel, observed, steps, &mut report, &mut stop).await;
+    Ok(report)
+}
+
+/// What to write of a peer that may not open: its entry without a slot, for its plain networks. A
+/// peer that rightly sends in its old slot goes on doing so.
+fn closed_instead(current: &Objects, step: &Step) -> Option<Step> {
+    let Step::Map(MapWrite::Peer(key, Some(entry))) = step else {
+        return None;
+    };
+    let known = current.maps.peers.get(key);
+    if known
+        .is_some_and(|known| known.tx.lanes > 0 && guard::peer_blocked(current, known).is_none())
+    {
+        return None;
+    }
+    let closed = PeerEntry {
+        tx: CLOSED,
+        ..entry.clone()
+    };
+    (known != Some(&closed)).then(|| Step::Map(MapWrite::Peer(*key, Some(closed))))
+}
+
+/// Does the steps in order. One that fails leaves closed what depends on it; the others go on.
+async fn execute_all<K: Kernel>(
+    kernel: &mut K,
+    mut current: Objects,
+    steps: Vec<Step>,
+    report: &mut Report,
+    stop: &mut impl FnMut() -> bool,
+) {
+    for mut step in steps {
+        if stop() {
+            report.interrupted = true;
+            return;
+        }
+        if let Some(why) = guard::step_blocked(&current, &step) {
+            tracing::warn!(%step, %why, "not done");
+            let instead = closed_instead(&current, &step);
+            report.failed.push(Failure {
+                step,
+                why: Why::Blocked(why),
+            });
+            let Some(instead) = instead else { continue };
+            step = instead;
+        }
+        match kernel.execute(&step).await {
+            Ok(()) => {
+                tracing::debug!(%step, "done");
+                current.apply(&step);
+                report.done.push(step);
+            }
+            Err(error) => {
+                tracing::warn!(%step, %error, "failed");
+                report.failed.push(Failure {
+                    step,
+                    why: Why::Refused(error.to_string()),
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

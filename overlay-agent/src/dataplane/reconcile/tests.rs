@@ -1,0 +1,393 @@
+use std::collections::BTreeSet;
+
+use overlay_ebpf::abi::{self, NetworkFlags};
+use proptest::prelude::*;
+
+use super::*;
+use crate::dataplane::{
+    desired::{Direction, Keying},
+    objects::{Program, StateMode},
+    testing::*,
+};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn apply(kernel: &mut SimulatedKernel, desired: &DataPlane) -> Report {
+    block_on(reconcile(kernel, desired, || false)).unwrap()
+}
+
+/// Applies, and is killed before step `steps`.
+fn apply_until(kernel: &mut SimulatedKernel, desired: &DataPlane, steps: usize) -> Report {
+    let mut left = steps;
+    block_on(reconcile(kernel, desired, || {
+        let stop = left == 0;
+        left = left.saturating_sub(1);
+        stop
+    }))
+    .unwrap()
+}
+
+/// What the kernel should hold: keys are not part of it.
+fn wanted(kernel: &SimulatedKernel, desired: &DataPlane) -> Objects {
+    let mut objects = plan(desired, &facts(desired), &kernel.objects, &kernel.used)
+        .unwrap()
+        .wanted;
+    for state in objects.states.values_mut() {
+        state.keying = Keying::Adopted;
+    }
+    objects
+}
+
+fn held(kernel: &SimulatedKernel) -> Objects {
+    let mut objects = kernel.objects.clone();
+    for state in objects.states.values_mut() {
+        state.keying = Keying::Adopted;
+    }
+    objects
+}
+
+fn position(kernel: &SimulatedKernel, found: impl Fn(&Step) -> bool) -> usize {
+    kernel
+        .log
+        .iter()
+        .position(found)
+        .expect("the step is among those done")
+}
+
+fn opens_peer(step: &Step) -> bool {
+    matches!(step, Step::Map(MapWrite::Peer(_, Some(entry))) if entry.tx.lanes > 0)
+}
+
+#[test]
+fn second_apply_changes_nothing() {
+    let mut kernel = SimulatedKernel::new();
+    let first = apply(&mut kernel, &example());
+    assert!(first.is_complete(), "{first:?}");
+    assert!(!first.done.is_empty());
+    let second = apply(&mut kernel, &example());
+    assert_eq!(second, Report::default());
+}
+
+#[test]
+fn barriers_stand_before_anything_is_sent() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    let open = position(&kernel, opens_peer);
+    let block = position(
+        &kernel,
+        |step| matches!(step, Step::SetPolicy(_, policy) if policy.action == crate::dataplane::objects::PolicyAction::Block),
+    );
+    let audit = position(
+        &kernel,
+        |step| matches!(step, Step::Attach(a) if a.program == Program::UnderlayAudit),
+    );
+    let inbound = position(
+        &kernel,
+        |step| matches!(step, Step::AddState(_, state) if state.mode != StateMode::Transport),
+    );
+    let outbound = position(
+        &kernel,
+        |step| matches!(step, Step::AddState(_, state) if state.mode == StateMode::Transport),
+    );
+    let port = position(&kernel, |step| {
+        matches!(step, Step::Map(MapWrite::LocalPort(_, Some(_))))
+    });
+    assert!(block < audit && audit < inbound && inbound < outbound && outbound < open);
+    assert!(open < port);
+    assert_eq!(kernel.violations, Vec::<String>::new());
+}
+
+#[test]
+fn new_slot_is_one_write_and_the_old_one_goes_afterwards() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    kernel.log.clear();
+    let mut rotated = example();
+    rotated.peers.insert(index(2), peer(2, &[1], 2, Some(1)));
+    let report = apply(&mut kernel, &rotated);
+    assert!(report.is_complete());
+    let writes: Vec<&Step> = kernel
+        .log
+        .iter()
+        .filter(|step| matches!(step, Step::Map(MapWrite::Peer(..))))
+        .collect();
+    assert_eq!(writes.len(), 1);
+    let switch = position(&kernel, opens_peer);
+    for (at, step) in kernel.log.iter().enumerate() {
+        match step {
+            Step::AddState(..) | Step::SetPolicy(..) => assert!(at < switch, "{step}"),
+            Step::RemoveState(..) | Step::RemovePolicy(..) => assert!(at > switch, "{step}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn network_that_turns_plain_is_closed_in_between() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    kernel.log.clear();
+    let mut plain = example();
+    plain.networks.insert(vni(4096), network(4096, false));
+    apply(&mut kernel, &plain);
+    let writes: Vec<Option<u32>> = kernel
+        .log
+        .iter()
+        .filter_map(|step| match step {
+            Step::Map(MapWrite::Network(key, value)) if key.vni == 4096 => {
+                Some(value.map(|value| value.flags & NetworkFlags::ENCRYPTED))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(writes, [None, Some(0)]);
+    assert_eq!(kernel.violations, Vec::<String>::new());
+}
+
+#[test]
+fn key_that_was_used_before_is_refused_after_a_reboot() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    kernel.reboot();
+    let report = apply(&mut kernel, &example());
+    assert!(!report.is_complete());
+    assert!(
+        report
+            .problems
+            .iter()
+            .any(|problem| problem.closes && problem.reason.contains("repeat nonces")),
+        "{:?}",
+        report.problems
+    );
+    let entry = &kernel.objects.maps.peers[&abi::PeerKey { peer: 2 }];
+    assert_eq!(entry.tx.lanes, 0);
+    assert!(kernel.installed.values().all(|&times| times == 1));
+    // New keys in a new slot open it again.
+    let mut renewed = example();
+    renewed.peers.insert(index(2), peer(2, &[1], 2, Some(1)));
+    assert!(apply(&mut kernel, &renewed).is_complete());
+}
+
+#[test]
+fn slot_in_use_with_another_key_is_not_rekeyed() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    let before = held(&kernel);
+    kernel.log.clear();
+    let mut other = example();
+    for sa in &mut other.peers.get_mut(&index(2)).unwrap().sas {
+        sa.keying = Keying::Keyed(key(sa.direction, 2, 0, sa.lane.get(), 9));
+    }
+    let report = apply(&mut kernel, &other);
+    assert!(!report.is_complete());
+    assert!(report.problems[0].reason.contains("another key"));
+    assert_eq!(kernel.objects.states.len(), before.states.len());
+    assert_eq!(held(&kernel).maps.sas, before.maps.sas);
+    assert!(
+        !kernel
+            .log
+            .iter()
+            .any(|step| matches!(step, Step::AddState(..) | Step::RemoveState(..)))
+    );
+    assert_eq!(
+        kernel.objects.maps.peers[&abi::PeerKey { peer: 2 }]
+            .tx
+            .lanes,
+        0
+    );
+}
+
+#[test]
+fn adopted_sas_stay_as_they_are() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    kernel.log.clear();
+    let mut adopted = example();
+    for sa in &mut adopted.peers.get_mut(&index(2)).unwrap().sas {
+        sa.keying = Keying::Adopted;
+    }
+    assert_eq!(apply(&mut kernel, &adopted), Report::default());
+    kernel.reboot();
+    let report = apply(&mut kernel, &adopted);
+    assert!(
+        report
+            .problems
+            .iter()
+            .any(|p| p.reason.contains("gone from the kernel"))
+    );
+    assert!(kernel.objects.states.is_empty());
+}
+
+#[test]
+fn failed_sa_keeps_the_peer_closed_and_the_rest_goes_on() {
+    let mut kernel = SimulatedKernel::new();
+    let steps = plan(
+        &example(),
+        &facts(&example()),
+        &Objects::default(),
+        &BTreeSet::new(),
+    )
+    .unwrap()
+    .steps;
+    let fails = steps
+        .iter()
+        .position(|step| matches!(step, Step::AddState(_, s) if s.mode == StateMode::Transport))
+        .unwrap();
+    kernel.failing.insert(fails);
+    let report = apply(&mut kernel, &example());
+    assert!(!report.is_complete());
+    assert!(
+        report
+            .failed
+            .iter()
+            .any(|f| matches!(f.why, Why::Refused(_)))
+    );
+    assert!(
+        report
+            .failed
+            .iter()
+            .any(|f| matches!(f.why, Why::Blocked(_)))
+    );
+    // Closed for encrypted frames, there for plain ones.
+    let entry = &kernel.objects.maps.peers[&abi::PeerKey { peer: 2 }];
+    assert_eq!(entry.tx.lanes, 0);
+    assert!(
+        kernel
+            .objects
+            .maps
+            .peers
+            .contains_key(&abi::PeerKey { peer: 3 })
+    );
+    assert_eq!(kernel.violations, Vec::<String>::new());
+}
+
+#[test]
+fn missing_block_policy_closes_first_and_is_repaired() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    kernel.log.clear();
+    kernel
+        .objects
+        .policies
+        .retain(|_, policy| policy.action != crate::dataplane::objects::PolicyAction::Block);
+    let report = apply(&mut kernel, &example());
+    assert!(report.is_complete());
+    assert!(matches!(
+        kernel.log[0],
+        Step::Map(MapWrite::Peer(_, Some(ref entry))) if entry.tx.lanes == 0
+    ));
+    assert_eq!(apply(&mut kernel, &example()), Report::default());
+}
+
+#[test]
+fn clear_removes_peers_first_and_block_policies_last() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    kernel.log.clear();
+    let report = block_on(clear(&mut kernel, || false)).unwrap();
+    assert!(report.is_complete());
+    assert_eq!(kernel.objects, Objects::default());
+    assert!(matches!(kernel.log[0], Step::Map(MapWrite::Peer(_, None))));
+    let last: Vec<&Step> = kernel.log.iter().rev().take(2).collect();
+    assert!(matches!(last[0], Step::UnloadPrograms));
+    assert!(matches!(last[1], Step::RemovePolicy(_)));
+    assert_eq!(kernel.violations, Vec::<String>::new());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn killed_at_any_step_the_next_apply_reaches_the_same_end(
+        a in any_data_plane(),
+        b in any_data_plane(),
+        kill_a in 0_usize..120,
+        kill_b in 0_usize..120,
+    ) {
+        let mut kernel = SimulatedKernel::new();
+        apply_until(&mut kernel, &a, kill_a);
+        apply_until(&mut kernel, &b, kill_b);
+        let report = apply(&mut kernel, &b);
+        prop_assert!(report.failed.is_empty(), "{:?}", report.failed);
+        prop_assert_eq!(&kernel.violations, &Vec::<String>::new());
+        prop_assert_eq!(guard::violations(&kernel.objects), Vec::<String>::new());
+        prop_assert_eq!(held(&kernel), wanted(&kernel, &b));
+        prop_assert!(apply(&mut kernel, &b).done.is_empty());
+        prop_assert!(kernel.installed.values().all(|&times| times == 1));
+    }
+
+    #[test]
+    fn failing_steps_never_open_anything(
+        a in any_data_plane(),
+        b in any_data_plane(),
+        failing in proptest::collection::btree_set(0_usize..200, 0..40),
+    ) {
+        let mut kernel = SimulatedKernel::new();
+        kernel.failing = failing;
+        apply(&mut kernel, &a);
+        apply(&mut kernel, &b);
+        prop_assert_eq!(&kernel.violations, &Vec::<String>::new());
+        prop_assert_eq!(guard::violations(&kernel.objects), Vec::<String>::new());
+        prop_assert!(kernel.installed.values().all(|&times| times == 1));
+    }
+
+    #[test]
+    fn without_key_conflicts_the_end_is_what_compile_wants(
+        desired in any_data_plane(),
+        kill in 0_usize..120,
+    ) {
+        let mut kernel = SimulatedKernel::new();
+        apply_until(&mut kernel, &desired, kill);
+        apply(&mut kernel, &desired);
+        let mut compiled = compile(&desired, &facts(&desired)).unwrap().objects;
+        for state in compiled.states.values_mut() {
+            state.keying = Keying::Adopted;
+        }
+        prop_assert_eq!(held(&kernel), compiled);
+    }
+
+    #[test]
+    fn clear_leaves_nothing(a in any_data_plane(), kill in 0_usize..120) {
+        let mut kernel = SimulatedKernel::new();
+        apply(&mut kernel, &a);
+        let mut left = kill;
+        block_on(clear(&mut kernel, || {
+            let stop = left == 0;
+            left = left.saturating_sub(1);
+            stop
+        })).unwrap();
+        block_on(clear(&mut kernel, || false)).unwrap();
+        prop_assert_eq!(&kernel.violations, &Vec::<String>::new());
+        prop_assert_eq!(&kernel.objects, &Objects::default());
+    }
+}
+
+#[test]
+fn no_step_prints_a_key() {
+    let material = key(Direction::Out, 2, 0, 0, 0);
+    let hex: String = material
+        .expose()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let plan = plan(
+        &example(),
+        &facts(&example()),
+        &Objects::default(),
+        &BTreeSet::new(),
+    )
+    .unwrap();
+    let printed = format!(
+        "{plan:?} {}",
+        plan.steps
+            .iter()
+            .map(ToString::to_string)
+            .collect::<String>()
+    );
+    assert!(!printed.contains(&hex) && !printed.contains("[1, 0, 2, 0"));
+}

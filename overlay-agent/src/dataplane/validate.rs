@@ -1,0 +1,571 @@
+//! Whether a desired data plane makes sense in itself, before any look at the host.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use overlay_ebpf::abi::{Lane, MacAddr, PeerIndex, Slot, Vni};
+
+use super::{
+    desired::{DataPlane, Direction, Keying, Peer, Settings},
+    key_id::KeyId,
+    problem::{Problem, Subject},
+};
+
+/// An input that contradicts itself. Nothing of the data plane is applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    #[error("settings: {0}")]
+    Setting(String),
+    #[error("node {node}: {address} cannot be a VTEP: use a unicast address of an underlay device")]
+    VtepAddress { node: String, address: IpAddr },
+    #[error(
+        "node: two VTEPs of one family, {first} and {second}: give at most one IPv4 and one IPv6 address"
+    )]
+    TwoVteps { first: IpAddr, second: IpAddr },
+    #[error("peer {peer}: index {index} is this node's own: give every node an index of its own")]
+    OwnIndex { peer: String, index: PeerIndex },
+    #[error(
+        "peer {peer}: VTEP {vtep} is also that of {other}: give every node an address of its own"
+    )]
+    DuplicateVtep {
+        peer: String,
+        vtep: IpAddr,
+        other: String,
+    },
+    #[error(
+        "peer {peer}: VTEP {vtep} is {family}, and this node has no {family} VTEP: add one to node.vteps"
+    )]
+    VtepFamily {
+        peer: String,
+        vtep: IpAddr,
+        family: &'static str,
+    },
+    #[error("network {name}: VNI {vni} stands under key {key}: use one number")]
+    NetworkKey { name: String, vni: Vni, key: Vni },
+    #[error("peer {name}: index {index} stands under key {key}: use one number")]
+    PeerKey {
+        name: String,
+        index: PeerIndex,
+        key: PeerIndex,
+    },
+    #[error("two networks are named {name} (VNI {first} and {second}): rename one")]
+    DuplicateNetworkName {
+        name: String,
+        first: Vni,
+        second: Vni,
+    },
+    #[error("{what}: there is no network with VNI {vni}: add it to networks")]
+    UnknownNetwork { what: String, vni: Vni },
+    #[error("remote endpoint {mac} in VNI {vni}: there is no peer {peer}: add it to peers")]
+    UnknownPeer {
+        vni: Vni,
+        mac: MacAddr,
+        peer: PeerIndex,
+    },
+    #[error("network {vni}: MAC {mac} belongs to {first} and to {second}: change one")]
+    DuplicateMac {
+        vni: Vni,
+        mac: MacAddr,
+        first: String,
+        second: String,
+    },
+    #[error("network {vni}: address {address} belongs to {first} and to {second}: change one")]
+    DuplicateAddress {
+        vni: Vni,
+        address: IpAddr,
+        first: String,
+        second: String,
+    },
+    #[error(
+        "{endpoint}: MAC {mac} is {what}: use a unicast MAC, for example 02:42: and the IPv4 address"
+    )]
+    EndpointMac {
+        endpoint: String,
+        mac: MacAddr,
+        what: &'static str,
+    },
+    #[error(
+        "{endpoint}: {address} cannot be an endpoint's address: use a unicast address of the network's subnet"
+    )]
+    EndpointAddress { endpoint: String, address: IpAddr },
+    #[error("{endpoint}: prefix length {length} does not fit {address}: use at most {most}")]
+    PrefixLength {
+        endpoint: String,
+        address: IpAddr,
+        length: u8,
+        most: u8,
+    },
+    #[error(
+        "{endpoint}: `{interface}` is no interface name: 1 to 15 characters without `/` and spaces"
+    )]
+    InterfaceName { endpoint: String, interface: String },
+    #[error(
+        "endpoints {first} and {second} ask for the same interface {interface} in the same namespace: rename one"
+    )]
+    DuplicateInterface {
+        first: String,
+        second: String,
+        interface: String,
+    },
+    #[error("peer {peer}: lanes = {lanes} is not in 1 to {most}", most = Lane::COUNT)]
+    Lanes { peer: String, lanes: u8 },
+    #[error(
+        "peer {peer}: transmit names slot {slot} of epoch {epoch} with {lanes} lanes, but there is no outbound SA for lane {lane}: add its key to the keys file (`overlay dataplane keygen`) or lower lanes"
+    )]
+    TransmitWithoutSa {
+        peer: String,
+        slot: Slot,
+        epoch: u32,
+        lanes: u8,
+        lane: u8,
+    },
+    #[error(
+        "peer {peer}: slot {slot} lane {lane} has two {direction} SAs: they would share SPI; use a slot of its own for each epoch"
+    )]
+    DuplicateSa {
+        peer: String,
+        direction: &'static str,
+        slot: Slot,
+        lane: Lane,
+    },
+    #[error(
+        "peer {peer}: {direction} slot {slot} is used by epochs {first} and {second}: use a slot of its own for each epoch"
+    )]
+    OverlappingSlots {
+        peer: String,
+        direction: &'static str,
+        slot: Slot,
+        first: u32,
+        second: u32,
+    },
+    #[error(
+        "key {key_id} stands for two SAs ({first}, {second}): a key used twice repeats nonces; make new keys with `overlay dataplane keygen`"
+    )]
+    KeyUsedTwice {
+        key_id: KeyId,
+        first: String,
+        second: String,
+    },
+}
+
+/// Checks a desired data plane; all errors at once, so that one look suffices.
+pub fn validate(desired: &DataPlane) -> Result<(), Vec<Invalid>> {
+    let mut errors = Vec::new();
+    settings(&desired.settings, &mut errors);
+    node(desired, &mut errors);
+    networks(desired, &mut errors);
+    peers(desired, &mut errors);
+    keys(desired, &mut errors);
+    endpoints(desired, &mut errors);
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
+}
+
+fn settings(settings: &Settings, errors: &mut Vec<Invalid>) {
+    let mut refuse = |text: String| errors.push(Invalid::Setting(text));
+    let mark = settings.mark;
+    if !mark.is_consistent() {
+        refuse(format!(
+            "mark value {:#010x}, mask {:#010x} and shift {} do not fit: the mask must cover the value \
+             and the twelve bits from the shift on, the value must be clear of those and not 0, the \
+             shift at most 20",
+            mark.value, mark.mask, mark.shift
+        ));
+    }
+    if settings.port == 0 {
+        refuse("port = 0 is no port: use 4789 or another free UDP port".into());
+    }
+    if settings.if_id == 0 {
+        refuse("if_id = 0 means no interface to the kernel: use any other number".into());
+    }
+    if settings.reqid == 0 {
+        refuse("reqid = 0 matches SAs of any owner: use any other number".into());
+    }
+    if settings.policy_priority >= settings.block_priority {
+        refuse(format!(
+            "policy_priority = {} must be below block_priority = {}: the kernel matches the smaller first",
+            settings.policy_priority, settings.block_priority
+        ));
+    }
+    let sizes = &settings.map_sizes;
+    if sizes.events < 4096 || !sizes.events.is_power_of_two() {
+        refuse(format!(
+            "map_sizes.events = {} bytes must be a power of two, at least 4096 (a page)",
+            sizes.events
+        ));
+    }
+    for (name, size) in [
+        ("networks", sizes.networks),
+        ("local_ports", sizes.local_ports),
+        ("endpoints", sizes.endpoints),
+        ("addresses", sizes.addresses),
+        ("peers", sizes.peers),
+        ("memberships", sizes.memberships),
+        ("flood_lists", sizes.flood_lists),
+        ("sas", sizes.sas),
+    ] {
+        if size == 0 {
+            refuse(format!(
+                "map_sizes.{name} = 0: a map holds at least one entry"
+            ));
+        }
+    }
+}
+
+fn is_unicast_vtep(address: IpAddr) -> bool {
+    let special = address.is_unspecified() || address.is_multicast() || address.is_loopback();
+    !special
+        && match address {
+            IpAddr::V4(v4) => !v4.is_broadcast(),
+            // Mapped addresses are how the maps write IPv4.
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none() && !v6.is_unicast_link_local(),
+        }
+}
+
+fn node(desired: &DataPlane, errors: &mut Vec<Invalid>) {
+    let mut seen: BTreeMap<bool, IpAddr> = BTreeMap::new();
+    for &vtep in &desired.node.vteps {
+        if !is_unicast_vtep(vtep) {
+            errors.push(Invalid::VtepAddress {
+                node: desired.node.name.clone(),
+                address: vtep,
+            });
+        }
+        if let Some(first) = seen.insert(vtep.is_ipv4(), vtep) {
+            errors.push(Invalid::TwoVteps {
+                first,
+                second: vtep,
+            });
+        }
+    }
+}
+
+fn networks(desired: &DataPlane, errors: &mut Vec<Invalid>) {
+    let mut names: BTreeMap<&str, Vni> = BTreeMap::new();
+    for (&key, network) in &desired.networks {
+        if key != network.vni {
+            errors.push(Invalid::NetworkKey {
+                name: network.name.clone(),
+                vni: network.vni,
+                key,
+            });
+        }
+        if let Some(first) = names.insert(&network.name, network.vni) {
+            errors.push(Invalid::DuplicateNetworkName {
+                name: network.name.clone(),
+                first,
+                second: network.vni,
+            });
+        }
+    }
+}
+
+fn peers(desired: &DataPlane, errors: &mut Vec<Invalid>) {
+    let mut vteps: BTreeMap<IpAddr, &str> = desired
+        .node
+        .vteps
+        .iter()
+        .map(|&vtep| (vtep, "this node"))
+        .collect();
+    for (&key, peer) in &desired.peers {
+        if key != peer.index {
+            errors.push(Invalid::PeerKey {
+                name: peer.name.clone(),
+                index: peer.index,
+                key,
+            });
+        }
+        if peer.index == desired.node.index {
+            errors.push(Invalid::OwnIndex {
+                peer: peer.name.clone(),
+                index: peer.index,
+            });
+        }
+        if !is_unicast_vtep(peer.vtep) {
+            errors.push(Invalid::VtepAddress {
+                node: peer.name.clone(),
+                address: peer.vtep,
+            });
+        }
+        if let Some(other) = vteps.insert(peer.vtep, &peer.name) {
+            errors.push(Invalid::DuplicateVtep {
+                peer: peer.name.clone(),
+                vtep: peer.vtep,
+                other: other.to_owned(),
+            });
+        }
+        let same_family = |vtep: &IpAddr| vtep.is_ipv4() == peer.vtep.is_ipv4();
+        if !desired.node.vteps.iter().any(same_family) {
+            errors.push(Invalid::VtepFamily {
+                peer: peer.name.clone(),
+                vtep: peer.vtep,
+                family: if peer.vtep.is_ipv4() { "IPv4" } else { "IPv6" },
+            });
+        }
+        for &vni in &peer.networks {
+            if !desired.networks.contains_key(&vni) {
+                errors.push(Invalid::UnknownNetwork {
+                    what: format!("peer {}", peer.name),
+                    vni,
+                });
+            }
+        }
+        slots(peer, errors);
+    }
+}
+
+fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::In => "inbound",
+        Direction::Out => "outbound",
+    }
+}
+
+fn slots(peer: &Peer, errors: &mut Vec<Invalid>) {
+    let mut epochs: BTreeMap<(Direction, Slot), u32> = BTreeMap::new();
+    let mut seen: BTreeSet<(Direction, Slot, Lane)> = BTreeSet::new();
+    for sa in &peer.sas {
+        let epoch = sa.epoch.get();
+        let direction = direction_name(sa.direction);
+        if !seen.insert((sa.direction, sa.slot, sa.lane)) {
+            errors.push(Invalid::DuplicateSa {
+                peer: peer.name.clone(),
+                direction,
+                slot: sa.slot,
+                lane: sa.lane,
+            });
+        }
+        let first = *epochs.entry((sa.direction, sa.slot)).or_insert(epoch);
+        if first != epoch {
+            errors.push(Invalid::OverlappingSlots {
+                peer: peer.name.clone(),
+                direction,
+                slot: sa.slot,
+                first,
+                second: epoch,
+            });
+        }
+    }
+    let Some(transmit) = peer.transmit else {
+        return;
+    };
+    if transmit.lanes == 0 || u32::from(transmit.lanes) > Lane::COUNT {
+        errors.push(Invalid::Lanes {
+            peer: peer.name.clone(),
+            lanes: transmit.lanes,
+        });
+        return;
+    }
+    for lane in 0..transmit.lanes {
+        let found = peer.sas.iter().any(|sa| {
+            sa.direction == Direction::Out
+                && sa.epoch == transmit.epoch
+                && sa.slot == transmit.slot
+                && sa.lane.get() == lane
+        });
+        if !found {
+            errors.push(Invalid::TransmitWithoutSa {
+                peer: peer.name.clone(),
+                slot: transmit.slot,
+                epoch: transmit.epoch.get(),
+                lanes: transmit.lanes,
+                lane,
+            });
+        }
+    }
+}
+
+fn keys(desired: &DataPlane, errors: &mut Vec<Invalid>) {
+    let mut seen: BTreeMap<KeyId, String> = BTreeMap::new();
+    for peer in desired.peers.values() {
+        for sa in &peer.sas {
+            let Keying::Keyed(material) = &sa.keying else {
+                continue;
+            };
+            let key_id = KeyId::of(material);
+            let second = format!(
+                "{} slot {} lane {} with {}",
+                direction_name(sa.direction),
+                sa.slot,
+                sa.lane,
+                peer.name
+            );
+            if let Some(first) = seen.insert(key_id, second.clone()) {
+                errors.push(Invalid::KeyUsedTwice {
+                    key_id,
+                    first,
+                    second,
+                });
+            }
+        }
+    }
+}
+
+/// MACs and addresses of the endpoints, each with the first endpoint that claims it.
+#[derive(Default)]
+struct Claims {
+    macs: BTreeMap<(Vni, MacAddr), String>,
+    addresses: BTreeMap<(Vni, IpAddr), String>,
+}
+
+impl Claims {
+    fn claim(
+        &mut self,
+        (vni, mac, who): (Vni, MacAddr, &str),
+        addresses: impl Iterator<Item = IpAddr>,
+        errors: &mut Vec<Invalid>,
+    ) {
+        let what = if mac.is_multicast() {
+            Some("a group address")
+        } else if mac.0 == [0; 6] {
+            Some("all zero")
+        } else {
+            None
+        };
+        if let Some(what) = what {
+            errors.push(Invalid::EndpointMac {
+                endpoint: who.to_owned(),
+                mac,
+                what,
+            });
+        }
+        if let Some(first) = self.macs.insert((vni, mac), who.to_owned()) {
+            errors.push(Invalid::DuplicateMac {
+                vni,
+                mac,
+                first,
+                second: who.to_owned(),
+            });
+        }
+        for address in addresses {
+            let unicast = match address {
+                IpAddr::V4(v4) => !v4.is_broadcast(),
+                IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none(),
+            };
+            if !unicast
+                || address.is_unspecified()
+                || address.is_multicast()
+                || address.is_loopback()
+            {
+                errors.push(Invalid::EndpointAddress {
+                    endpoint: who.to_owned(),
+                    address,
+                });
+            }
+            if let Some(first) = self.addresses.insert((vni, address), who.to_owned()) {
+                errors.push(Invalid::DuplicateAddress {
+                    vni,
+                    address,
+                    first,
+                    second: who.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
+    let mut claims = Claims::default();
+    let mut interfaces = BTreeMap::new();
+    for local in &desired.local_endpoints {
+        let who = format!("endpoint {}", local.name);
+        known_network(desired, local.vni, &who, errors);
+        let addresses = local.addresses.iter().map(|&(address, _)| address);
+        claims.claim((local.vni, local.mac, &who), addresses, errors);
+        for &(address, length) in &local.addresses {
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            if length > most {
+                errors.push(Invalid::PrefixLength {
+                    endpoint: who.clone(),
+                    address,
+                    length,
+                    most,
+                });
+            }
+        }
+        if !is_interface_name(&local.interface) {
+            errors.push(Invalid::InterfaceName {
+                endpoint: who.clone(),
+                interface: local.interface.clone(),
+            });
+        }
+        if let Some(first) = interfaces.insert((&local.netns, &local.interface), &local.name) {
+            errors.push(Invalid::DuplicateInterface {
+                first: first.clone(),
+                second: local.name.clone(),
+                interface: local.interface.clone(),
+            });
+        }
+    }
+    for remote in &desired.remote_endpoints {
+        let who = format!("remote endpoint {} on peer {}", remote.mac, remote.peer);
+        known_network(desired, remote.vni, &who, errors);
+        if !desired.peers.contains_key(&remote.peer) {
+            errors.push(Invalid::UnknownPeer {
+                vni: remote.vni,
+                mac: remote.mac,
+                peer: remote.peer,
+            });
+        }
+        claims.claim(
+            (remote.vni, remote.mac, &who),
+            remote.addresses.iter().copied(),
+            errors,
+        );
+    }
+}
+
+fn known_network(desired: &DataPlane, vni: Vni, who: &str, errors: &mut Vec<Invalid>) {
+    if !desired.networks.contains_key(&vni) {
+        errors.push(Invalid::UnknownNetwork {
+            what: who.to_owned(),
+            vni,
+        });
+    }
+}
+
+/// What the kernel takes for a device name (`dev_valid_name`, net/core/dev.c).
+fn is_interface_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 15
+        && name != "."
+        && name != ".."
+        && !name
+            .chars()
+            .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+}
+
+/// Marks of other software that ours could be taken for. Warnings: the other software may be absent.
+pub fn mark_warnings(settings: &Settings) -> Vec<Problem> {
+    const DOCKER: u32 = 0x00d0_c4e3;
+    let layout = settings.mark;
+    let field = overlay_ebpf::abi::MarkLayout::SLOT_LANE_MASK << (layout.shift & 31);
+    let mut clashes = Vec::new();
+    if DOCKER & layout.mask & !field == layout.value {
+        clashes.push("Docker's encrypted overlay (0xD0C4E3)");
+    }
+    if layout.mask & 0xc000 != 0 {
+        clashes.push("kube-proxy (0x4000, 0x8000)");
+    }
+    if layout.mask & 0x0f00 != 0 {
+        clashes.push("Cilium (0x0F00)");
+    }
+    clashes
+        .into_iter()
+        .map(|other| {
+            Problem::warning(
+                Subject::Node,
+                format!(
+                    "mark mask {:#010x} shares bits with {other}, which may change our marks",
+                    layout.mask
+                ),
+                "use the default mark, or make sure that the other software does not run here",
+            )
+        })
+        .collect()
+}
