@@ -223,6 +223,8 @@ mod tests {
             (GATEWAY_V4, [192, 0, 2, 10])
         );
         assert_eq!(ip.to_header().calc_header_checksum(), ip.header_checksum());
+        assert_eq!((ip.ttl(), ip.dcp().value()), (64, CLASS_SELECTOR_6));
+        assert_eq!(ip.total_len() as usize, packet.len());
         let Some(TransportSlice::Icmpv4(icmp)) = read.transport else {
             panic!("no ICMP: {:?}", read.transport);
         };
@@ -242,6 +244,7 @@ mod tests {
         let ip = read.net.unwrap();
         let ip = ip.ipv6_ref().unwrap().header();
         assert_eq!(ip.source(), GATEWAY_V6);
+        assert_eq!((ip.hop_limit(), ip.payload_length()), (64, 56));
         assert_eq!(
             ip.destination(),
             bytes::take::<22, 16, _>(&captures::VXLAN_V6)

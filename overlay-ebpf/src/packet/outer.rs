@@ -240,8 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packet::bytes;
-    use crate::packet::{captures, checksum, ecn, flow};
+    use crate::packet::{bytes, captures, checksum, ecn, flow};
 
     prop_compose! {
         fn outer()(

@@ -16,7 +16,7 @@ use overlay_ebpf::{
         ipv4::{self, Ipv4},
         ipv6::Ipv6,
         ndp::{self, NeighbourAdvertisement, NeighbourSolicitation},
-        outer::{self, Outer},
+        outer::{self, Macs, Outer},
         udp::Udp,
         vxlan,
     },
@@ -96,8 +96,7 @@ fn walk_outer(frame: &[u8]) -> Option<()> {
         return None;
     }
     let headers = Outer {
-        source_mac: ethernet.source,
-        destination_mac: ethernet.destination,
+        macs: Macs::new(ethernet.destination, ethernet.source),
         dscp_ecn: match ip {
             Ip::V4(ip) => ip.tos(),
             Ip::V6(ip) => ip.traffic_class,
