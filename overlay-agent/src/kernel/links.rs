@@ -1,17 +1,13 @@
 //! Our own devices, and what the host's devices are called.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt as _;
 use overlay_ebpf::abi::MacAddr;
 use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, LinkXfrm,
-    packet_route::{
-        address::AddressAttribute,
-        link::{
-            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
-            LinkMessage,
-        },
+    packet_route::link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkMessage,
     },
 };
 
@@ -19,7 +15,7 @@ pub use self::device::{Device, Kind};
 use super::rtnl::{self, Handle, Tolerate as _};
 use crate::dataplane::{
     endpoint_name,
-    objects::{GRO, HOP, Link, REENTRY, VtepDevice, XFRM},
+    objects::{GRO, HOP, Link, REENTRY, XFRM},
 };
 
 mod device;
@@ -348,44 +344,4 @@ pub async fn underlay_candidates(handle: &Handle) -> Result<BTreeMap<String, Dev
         !device.loopback && !OURS.contains(&name.as_str()) && !endpoint
     });
     Ok(devices)
-}
-
-/// The device that holds an address of this host; `None` if none does.
-pub async fn holder_of(handle: &Handle, address: IpAddr) -> Result<Option<VtepDevice>, Error> {
-    let addresses: Vec<_> = handle
-        .inner()
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(|error| rtnl::Error::new("list addresses", error))?;
-    let Some(index) = addresses.iter().find_map(|message| {
-        let local = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Local(local) => Some(*local),
-                _ => None,
-            });
-        // IPv6 has no local attribute unless the address is that of a point-to-point link.
-        let plain = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Address(plain) => Some(*plain),
-                _ => None,
-            });
-        (local.or(plain) == Some(address)).then_some(message.header.index)
-    }) else {
-        return Ok(None);
-    };
-    let holder = all(handle)
-        .await?
-        .into_values()
-        .find(|device| device.index == index);
-    Ok(holder.map(|device| VtepDevice {
-        device: device.name,
-        mtu: device.mtu,
-    }))
 }

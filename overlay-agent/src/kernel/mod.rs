@@ -1,6 +1,9 @@
 //! Doing: the kernel interfaces, one module each.
 
+pub mod addresses;
 pub mod bpf;
+pub mod endpoint_link;
+pub mod ethtool;
 pub mod firewall;
 pub mod links;
 pub mod neighbours;

@@ -75,12 +75,12 @@ pub enum Error {
     #[error("the kernel's description of {what} cannot be read: {reason}")]
     Malformed { what: &'static str, reason: String },
     /// An SA whose key this process does not know cannot be installed.
-    #[error("SA {} is gone and its key is not known: the pair needs a new slot", state(.0))]
+    #[error("SA {0} is gone and its key is not known: the pair needs a new slot")]
     KeyUnknown(StateKey),
-    #[error("SA {} exists with another key or other parameters: delete it first", state(.0))]
+    #[error("SA {0} exists with another key or other parameters: delete it first")]
     StateExists(StateKey),
     #[error(
-        "a policy of other software has the selector of ours ({}): remove it (`ip xfrm policy` shows it)", policy(.0)
+        "a policy of other software has the selector of ours ({0}): remove it (`ip xfrm policy` shows it)"
     )]
     PolicyExists(PolicyKey),
     #[error("a replay window of {0} packets is not possible: use 1 to 4096")]
@@ -110,23 +110,6 @@ fn hint(errno: &io::Error) -> &'static str {
         Some(libc::ENOSYS | libc::ENOENT) => "; the kernel lacks rfc4106(gcm(aes))",
         _ => "",
     }
-}
-
-fn state(key: &StateKey) -> String {
-    format!("{} → {} SPI {}", key.source, key.destination, key.spi)
-}
-
-fn policy(key: &PolicyKey) -> String {
-    let destination = key
-        .destination
-        .map_or_else(|| "any".to_owned(), |destination| destination.to_string());
-    let port = key
-        .udp_port
-        .map_or_else(String::new, |port| format!(" UDP port {port}"));
-    format!(
-        "{} → {destination}{port} mark {:#x}/{:#x}",
-        key.source, key.mark, key.mark_mask
-    )
 }
 
 /// A connection to the XFRM database of the network namespace in which it was opened.
@@ -272,7 +255,7 @@ impl Handle {
         let found = socket
             .get(policies::question(key), policies::Found::parse)
             .await
-            .map_err(|refusal| refusal.into_error(|| format!("look up policy {}", policy(key))))?;
+            .map_err(|refusal| refusal.into_error(|| format!("look up policy {key}")))?;
         match found.ours(&self.ours) {
             Some((_, found)) if found == *wanted => Ok(()),
             Some(_) => {
@@ -362,7 +345,7 @@ async fn resolve_existing(
             ))
         })
         .await
-        .map_err(|refusal| refusal.into_error(|| format!("look up SA {}", state(key))))?;
+        .map_err(|refusal| refusal.into_error(|| format!("look up SA {key}")))?;
     if found.larval {
         // Only of a larval SA does an update take the key over (xfrm_state_update).
         let request = states::install(nl::XFRM_MSG_UPDSA, key, wanted);

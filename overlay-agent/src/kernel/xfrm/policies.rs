@@ -10,7 +10,7 @@ use overlay_ebpf::abi::Spi;
 use rtnetlink::packet_core::Emitable;
 
 use super::{
-    Error, Ownership, Planned, policy as describe,
+    Error, Ownership, Planned,
     socket::ACKNOWLEDGE,
     states::{address, bits},
     wire::{Request, attributes, malformed, u32_at},
@@ -179,7 +179,7 @@ pub(super) fn install(kind: u16, key: &PolicyKey, policy: &Policy) -> Result<Pla
         action: nl::XFRM_POLICY_ALLOW,
         ..UserPolicyInfo::default()
     };
-    let not_wanted = || Error::NotWanted(format!("policy {}", describe(key)));
+    let not_wanted = || Error::NotWanted(format!("policy {key}"));
     let template = match policy.action {
         PolicyAction::Block => {
             info.action = nl::XFRM_POLICY_BLOCK;
@@ -197,7 +197,7 @@ pub(super) fn install(kind: u16, key: &PolicyKey, policy: &Policy) -> Result<Pla
     }
     Ok(Planned {
         request,
-        action: format!("install policy {}", describe(key)),
+        action: format!("install policy {key}"),
     })
 }
 
@@ -207,7 +207,7 @@ pub(super) fn delete(key: &PolicyKey) -> Planned {
             Request::new(nl::XFRM_MSG_DELPOLICY, ACKNOWLEDGE, &id(key)),
             key,
         ),
-        action: format!("delete policy {}", describe(key)),
+        action: format!("delete policy {key}"),
     }
 }
 

@@ -10,7 +10,6 @@ use overlay_ebpf::abi::Spi;
 use super::{
     Error, Ownership, Planned,
     socket::ACKNOWLEDGE,
-    state as describe,
     wire::{Request, attributes, malformed, u32_at},
 };
 use crate::{
@@ -298,7 +297,7 @@ pub(super) fn install(kind: u16, key: &StateKey, state: &State) -> Result<Planne
             info.selector = selector(key.source, key.destination);
             Some(if_id)
         }
-        StateMode::Other => return Err(Error::NotWanted(format!("SA {}", describe(key)))),
+        StateMode::Other => return Err(Error::NotWanted(format!("SA {key}"))),
     };
 
     if !(1..=MAX_REPLAY_WINDOW).contains(&state.replay_window) {
@@ -327,14 +326,14 @@ pub(super) fn install(kind: u16, key: &StateKey, state: &State) -> Result<Planne
     }
     Ok(Planned {
         request,
-        action: format!("install SA {}", describe(key)),
+        action: format!("install SA {key}"),
     })
 }
 
 pub(super) fn delete(key: &StateKey) -> Planned {
     Planned {
         request: Request::new(nl::XFRM_MSG_DELSA, ACKNOWLEDGE, &id(key)),
-        action: format!("delete SA {}", describe(key)),
+        action: format!("delete SA {key}"),
     }
 }
 
