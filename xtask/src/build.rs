@@ -22,6 +22,11 @@ pub struct Options {
 /// Builds both and returns the path of the `overlay` command.
 pub fn run(workspace: &Workspace, options: Options) -> Result<PathBuf> {
     bpf::build(workspace, options.log)?;
+    agent(workspace, options)
+}
+
+/// Builds the agent alone, with whatever BPF object there is.
+pub fn agent(workspace: &Workspace, options: Options) -> Result<PathBuf> {
     say::step("building the agent");
     let mut cargo = command::cargo();
     cargo

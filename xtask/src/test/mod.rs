@@ -56,7 +56,16 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
         setup::ensure(workspace, setup::NETWORK)?;
         setup::ensure(workspace, setup::VM)?;
     }
-    let overlay = build::run(workspace, build::Options::default())?;
+    let mut left_out = Vec::new();
+    let overlay = match build::run(workspace, build::Options::default()) {
+        // Host tests need no BPF programs, and without root nothing else runs.
+        Err(error) if !root => {
+            say::warn(format_args!("{error:#}"));
+            left_out.push("the build of the BPF programs".to_owned());
+            build::agent(workspace, build::Options::default())?
+        }
+        built => built?,
+    };
 
     say::step("building the kernel tests");
     let all = binaries::build(workspace)?;
@@ -77,12 +86,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
         say::step("host tests");
         outcomes.push(here::cargo_test(&run, test_filter));
     }
-    let mut left_out = Vec::new();
     let mut wanted: Vec<(Place, &Binary)> = Vec::new();
     for binary in &binaries {
         let places = places::of(&binary.name, &machine, kernel.kernels(), *quick);
         if places.is_empty() {
-            left_out.push(binary.name.as_str());
+            left_out.push(binary.name.clone());
         }
         wanted.extend(places.into_iter().map(|place| (place, binary)));
     }
@@ -152,7 +160,7 @@ fn header(name: &str, place: Place, machine: &Machine) {
     });
 }
 
-fn summary(outcomes: &[Outcome], left_out: &[&str], filtered: bool) -> Result<i32> {
+fn summary(outcomes: &[Outcome], left_out: &[String], filtered: bool) -> Result<i32> {
     let row = |cells: [&str; 7]| cells.map(str::to_owned).to_vec();
     let mut rows = vec![row([
         "tests", "where", "passed", "failed", "ignored", "time", "result",
