@@ -1,10 +1,8 @@
 //! A booted guest that runs one command after the other.
 
-use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,11 +13,12 @@ use super::Options;
 use super::accel::Accel;
 use super::fstab;
 use super::initramfs;
+use super::job::Job;
 use super::kernel;
 use super::machine::{Machine, Parts, Port, socket_pair};
 use super::share::Share;
 use super::stream::{Piece, Scanner};
-use crate::command::{self, quote};
+use crate::command::quote;
 use crate::workspace::Workspace;
 use crate::{say, setup};
 
@@ -31,67 +30,6 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 pub enum Stream {
     Out,
     Err,
-}
-
-/// A command for the guest.
-#[derive(Debug, Clone)]
-pub struct Job {
-    line: String,
-    environment: Vec<(String, String)>,
-    directory: Option<PathBuf>,
-    timeout: Option<Duration>,
-}
-
-impl Job {
-    /// A program with its arguments.
-    pub fn new<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> Self {
-        let words: Vec<String> = words.into_iter().map(|w| quote(w.as_ref())).collect();
-        Self::line(words.join(" "))
-    }
-
-    /// A script for bash.
-    pub fn script(text: &str) -> Self {
-        Self::new(["bash", "-c", text])
-    }
-
-    fn line(line: String) -> Self {
-        Self {
-            line,
-            environment: Vec::new(),
-            directory: None,
-            timeout: None,
-        }
-    }
-
-    /// Adds a variable to its environment.
-    pub fn env(mut self, name: &str, value: impl AsRef<Path>) -> Self {
-        let value = value.as_ref().to_string_lossy().into_owned();
-        self.environment.push((name.to_owned(), value));
-        self
-    }
-
-    /// A working directory other than that of the workspace.
-    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.directory = Some(directory.into());
-        self
-    }
-
-    /// A time limit other than that of [`Options`].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// One line of bash.
-    fn shell(&self, directory: &Path) -> String {
-        let directory = self.directory.as_deref().unwrap_or(directory);
-        let mut line = format!("cd {} &&", quote(&directory.to_string_lossy()));
-        for (name, value) in &self.environment {
-            line.extend([" ", name, "=", &quote(value)]);
-        }
-        line.extend([" ", &self.line]);
-        line
-    }
 }
 
 /// A running guest; dropping it kills it.
@@ -345,54 +283,4 @@ fn marker() -> String {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
     format!("{now:x}{:x}", std::process::id())
-}
-
-/// Our terminal's settings, restored on drop: QEMU killed leaves it raw.
-pub(super) struct Terminal(Option<OsString>);
-
-impl Terminal {
-    pub(super) fn save() -> Self {
-        let settings = stty(&["-g".into()]).map(|s| s.trim().into());
-        Self(settings)
-    }
-
-    /// Rows and columns.
-    pub(super) fn size() -> Option<(String, String)> {
-        let size = stty(&["size".into()])?;
-        let (rows, columns) = size.trim().split_once(' ')?;
-        Some((rows.to_owned(), columns.to_owned()))
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        if let Some(settings) = self.0.take() {
-            stty(&[settings]);
-        }
-    }
-}
-
-fn stty(arguments: &[OsString]) -> Option<String> {
-    let output = Command::new(command::find_program("stty")?)
-        .args(arguments)
-        .stdin(std::process::Stdio::inherit())
-        .output()
-        .ok()?;
-    String::from_utf8(output.stdout).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_job_is_one_line_whatever_its_words() {
-        let line = Job::new(["printf", "a b\n"])
-            .env("OVERLAY_BIN", "/t arget/overlay")
-            .shell(Path::new("/work"));
-        assert_eq!(
-            line,
-            r"cd /work && OVERLAY_BIN='/t arget/overlay' printf $'a b\012'"
-        );
-    }
 }

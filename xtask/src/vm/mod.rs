@@ -14,15 +14,18 @@ mod accel;
 mod fstab;
 mod guest;
 mod initramfs;
+mod job;
 mod kernel;
 mod machine;
 mod mirror;
 mod modules;
 mod share;
 mod stream;
+mod terminal;
 mod verb;
 
-pub use guest::{Guest, Job, Stream, to_our_output};
+pub use guest::{Guest, Stream, to_our_output};
+pub use job::Job;
 pub use kernel::{Kernel, fetch};
 pub use verb::{Arguments, Choice, run};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::guest::Terminal;
+use super::terminal::Terminal;
 use super::{Guest, Job, Kernel, Options, to_our_output};
 use crate::workspace::Workspace;
 
