@@ -1,0 +1,361 @@
+//! Endpoint pairs.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    process::{Child, Command},
+};
+
+use overlay_agent::{
+    dataplane::{desired::NetnsRef, endpoint_name::host_device_name, objects::EndpointLink},
+    kernel::{
+        endpoint_link::{self, Error},
+        rtnl::Handle,
+    },
+};
+use overlay_ebpf::abi::{MacAddr, Vni};
+
+use crate::namespace::{Namespace, attempt, command, inside, json};
+
+const MAC: MacAddr = MacAddr([2, 0x42, 10, 0, 9, 2]);
+
+fn device() -> String {
+    host_device_name(Vni::new(4097).unwrap(), MAC)
+}
+
+fn endpoint(netns: NetnsRef) -> EndpointLink {
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    EndpointLink {
+        netns,
+        interface: "eth0".into(),
+        mac: MAC,
+        addresses: BTreeSet::from([(address("10.0.9.2"), 24), (address("fd00:9::2"), 64)]),
+        mtu: 1420,
+        altered: None,
+    }
+}
+
+#[test]
+fn pair_is_created_observed_and_detached() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let container = Namespace::new();
+        let wanted = endpoint(container.reference());
+        let device = device();
+        for _ in 0..2 {
+            endpoint_link::create(&handle, &device, &wanted)
+                .await
+                .unwrap();
+            let observed = endpoint_link::observe(&handle).await.unwrap();
+            assert_eq!(observed, [(device.clone(), wanted.clone())].into());
+        }
+        let eth0 = &container.json("ip -j -d addr show eth0")[0];
+        assert_eq!(eth0["address"], "02:42:0a:00:09:02");
+        assert_eq!(eth0["mtu"], 1420);
+        assert_eq!(eth0["operstate"], "UP");
+        let shown = container.command("ip -o addr show eth0");
+        assert!(
+            shown.contains("10.0.9.2/24 brd 10.0.9.255 scope global"),
+            "{shown}"
+        );
+        assert!(shown.contains("fd00:9::2/64 scope global nodad"), "{shown}");
+        assert!(
+            container
+                .command("ip -o addr show lo")
+                .contains("127.0.0.1")
+        );
+        if attempt("ethtool --version").status.success() {
+            let features = container.command("ethtool -k eth0");
+            assert!(
+                features.contains("generic-receive-offload: on"),
+                "{features}"
+            );
+            assert!(
+                features.contains("generic-segmentation-offload: on"),
+                "{features}"
+            );
+        }
+
+        let host = &json(&format!("ip -j -d link show {device}"))[0];
+        assert_eq!(host["operstate"], "UP");
+        assert_eq!(command(&format!("ip -o addr show {device}")), "");
+        for (name, value) in [
+            ("ipv6/conf/DEV/disable_ipv6", "1"),
+            ("ipv4/conf/DEV/arp_ignore", "8"),
+            ("ipv4/conf/DEV/rp_filter", "1"),
+            ("ipv4/conf/DEV/forwarding", "0"),
+        ] {
+            let name = name.replace("DEV", &device);
+            assert_eq!(
+                command(&format!("sysctl -n net/{name}")).trim(),
+                value,
+                "{name}"
+            );
+        }
+
+        for _ in 0..2 {
+            endpoint_link::detach(&handle, &device).await.unwrap();
+        }
+        assert!(endpoint_link::observe(&handle).await.unwrap().is_empty());
+        assert!(!container.command("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn container_cannot_reach_the_host_without_a_program() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let container = Namespace::new();
+        command("ip link set lo up");
+        command("ip link add up0 type veth peer name up1");
+        command("ip addr add 10.0.9.1/24 dev up0");
+        command("ip link set up0 up");
+        endpoint_link::create(&handle, &device(), &endpoint(container.reference()))
+            .await
+            .unwrap();
+        let path = container.reference();
+        let NetnsRef::Path(path) = path else {
+            unreachable!()
+        };
+        let ping = attempt(&format!(
+            "nsenter --net={} ping -c 1 -W 1 10.0.9.1",
+            path.display()
+        ));
+        assert!(!ping.status.success());
+        // With the host side's own MAC, which the container cannot learn.
+        let mac = json(&format!("ip -j link show {}", device()))[0]["address"].clone();
+        container.command(&format!(
+            "ip neigh replace 10.0.9.1 lladdr {} dev eth0 nud permanent",
+            mac.as_str().unwrap()
+        ));
+        let ping = attempt(&format!(
+            "nsenter --net={} ping -c 1 -W 1 10.0.9.1",
+            path.display()
+        ));
+        assert!(!ping.status.success());
+    });
+}
+
+#[test]
+fn changes_inside_and_outside_are_seen_and_repaired() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let container = Namespace::new();
+        let wanted = endpoint(container.reference());
+        let device = device();
+        endpoint_link::create(&handle, &device, &wanted)
+            .await
+            .unwrap();
+        let index = json(&format!("ip -j link show {device}"))[0]["ifindex"].clone();
+        let within = |line: &str| {
+            container.command(line);
+        };
+        let changes: [(&str, &dyn Fn()); 9] = [
+            ("down inside", &|| within("ip link set eth0 down")),
+            ("MTU inside", &|| within("ip link set eth0 mtu 1300")),
+            ("MAC inside", &|| {
+                within("ip link set eth0 address 02:00:00:00:00:01")
+            }),
+            ("address gone", &|| {
+                within("ip addr del 10.0.9.2/24 dev eth0")
+            }),
+            ("addresses flushed", &|| within("ip addr flush dev eth0")),
+            ("replaced by an equal address", &|| {
+                within("ip addr flush dev eth0");
+                within("ip addr add 10.0.9.2/24 dev eth0");
+            }),
+            ("down outside", &|| {
+                command(&format!("ip link set {device} down"));
+            }),
+            ("MTU outside", &|| {
+                command(&format!("ip link set {device} mtu 1300"));
+            }),
+            ("forwarding outside", &|| {
+                command(&format!("sysctl -w net/ipv4/conf/{device}/forwarding=1"));
+            }),
+        ];
+        for (name, change) in changes {
+            change();
+            let observed = endpoint_link::observe(&handle).await.unwrap();
+            assert_ne!(observed[&device], wanted, "{name}");
+            endpoint_link::create(&handle, &device, &wanted)
+                .await
+                .unwrap();
+            let observed = endpoint_link::observe(&handle).await.unwrap();
+            assert_eq!(observed[&device], wanted, "{name}");
+        }
+        assert_eq!(
+            json(&format!("ip -j link show {device}"))[0]["ifindex"],
+            index
+        );
+        within("ip addr add 192.168.5.5/24 dev eth0");
+        let observed = endpoint_link::observe(&handle).await.unwrap();
+        assert_eq!(
+            observed[&device], wanted,
+            "an address of the container's own is no drift"
+        );
+    });
+}
+
+#[test]
+fn renamed_or_moved_interface_is_replaced() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let (container, elsewhere) = (Namespace::new(), Namespace::new());
+        let wanted = endpoint(container.reference());
+        let device = device();
+        endpoint_link::create(&handle, &device, &wanted)
+            .await
+            .unwrap();
+        container.command("ip link set eth0 down");
+        container.command("ip link set eth0 name eth7");
+        assert_ne!(
+            endpoint_link::observe(&handle).await.unwrap()[&device],
+            wanted
+        );
+        endpoint_link::create(&handle, &device, &wanted)
+            .await
+            .unwrap();
+        assert_eq!(
+            endpoint_link::observe(&handle).await.unwrap()[&device],
+            wanted
+        );
+
+        let NetnsRef::Path(path) = elsewhere.reference() else {
+            unreachable!()
+        };
+        container.command(&format!("ip link set eth0 netns {}", path.display()));
+        let observed = endpoint_link::observe(&handle).await.unwrap();
+        assert!(observed[&device].altered.is_some());
+        endpoint_link::create(&handle, &device, &wanted)
+            .await
+            .unwrap();
+        assert_eq!(
+            endpoint_link::observe(&handle).await.unwrap()[&device],
+            wanted
+        );
+        assert!(!elsewhere.command("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn end_of_the_namespace_ends_the_pair() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let container = Namespace::new();
+        let wanted = endpoint(container.reference());
+        endpoint_link::create(&handle, &device(), &wanted)
+            .await
+            .unwrap();
+        drop(container);
+        for attempt in 0.. {
+            if endpoint_link::observe(&handle).await.unwrap().is_empty() {
+                break;
+            }
+            assert!(attempt < 50, "the host side is still there");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        let refused = endpoint_link::create(&handle, &device(), &wanted)
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, Error::Netns(_)), "{refused}");
+        assert!(!command("ip -o link").contains("ovle"));
+    });
+}
+
+#[test]
+fn taken_names_are_refused_and_nothing_is_left() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let container = Namespace::new();
+        let wanted = endpoint(container.reference());
+        container.command("ip link add eth0 type bridge");
+        let refused = endpoint_link::create(&handle, &device(), &wanted)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&refused, Error::InterfaceTaken { interface, .. } if interface == "eth0"),
+            "{refused}"
+        );
+        assert!(!command("ip -o link").contains("ovle"));
+        container.command("ip link del eth0");
+
+        command(&format!("ip link add {} type bridge", device()));
+        let refused = endpoint_link::create(&handle, &device(), &wanted)
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, Error::DeviceTaken { .. }), "{refused}");
+        assert!(!container.command("ip -o link").contains("eth0"));
+        command(&format!("ip link del {}", device()));
+
+        let mut bad = wanted;
+        bad.addresses.insert(("0.0.0.0".parse().unwrap(), 99));
+        endpoint_link::create(&handle, &device(), &bad)
+            .await
+            .unwrap_err();
+        assert!(!command("ip -o link").contains("ovle"));
+        assert!(!container.command("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn hosts_own_namespace_is_refused() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let own = NetnsRef::Path("/proc/thread-self/ns/net".into());
+        let refused = endpoint_link::create(&handle, &device(), &endpoint(own))
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, Error::HostNetns { .. }), "{refused}");
+    });
+}
+
+/// A process in a namespace of its own, ended on drop.
+struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A namespace with a name, removed on drop.
+struct Named(String);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = attempt(&format!("ip netns del {}", self.0));
+    }
+}
+
+#[test]
+fn namespaces_are_found_by_pid_and_by_name() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let host = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let sleeper = Sleeper(
+            Command::new("unshare")
+                .args(["-n", "sleep", "60"])
+                .spawn()
+                .unwrap(),
+        );
+        let pid = sleeper.0.id();
+        while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == host {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let name = format!("ovl-test-{}", std::process::id());
+        command(&format!("ip netns add {name}"));
+        let named = Named(name.clone());
+        for netns in [NetnsRef::Pid(pid), NetnsRef::Name(name)] {
+            let wanted = endpoint(netns);
+            endpoint_link::create(&handle, &device(), &wanted)
+                .await
+                .unwrap();
+            let observed = endpoint_link::observe(&handle).await.unwrap();
+            assert_eq!(observed[&device()], wanted);
+            endpoint_link::detach(&handle, &device()).await.unwrap();
+        }
+        drop((sleeper, named));
+    });
+}
