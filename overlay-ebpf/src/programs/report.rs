@@ -38,6 +38,8 @@ pub fn dropped_skb(ctx: &TcContext, drop: Drop, verdict: i32) -> i32 {
     // SAFETY: `skb` is the program's context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     record(&drop, ctx.len(), ifindex, &ethernet);
+    #[cfg(feature = "aya-log")]
+    log(ctx, &drop);
     verdict
 }
 
@@ -47,7 +49,22 @@ pub fn dropped_xdp(ctx: &XdpContext, drop: Drop, verdict: u32) -> u32 {
     let ethernet = ctx.bytes::<14>(0).copied().unwrap_or([0; 14]);
     let length = (ctx.data_end() - ctx.data()) as u32;
     record(&drop, length, ctx.ingress_ifindex() as u32, &ethernet);
+    #[cfg(feature = "aya-log")]
+    log(ctx, &drop);
     verdict
+}
+
+#[cfg(feature = "aya-log")]
+#[inline(always)]
+fn log<C: aya_ebpf::EbpfContext>(ctx: &C, drop: &Drop) {
+    aya_log_ebpf::info!(
+        ctx,
+        "drop reason={} direction={} vni={} peer={}",
+        drop.reason as u32,
+        drop.direction as u32,
+        drop.vni,
+        drop.peer
+    );
 }
 
 /// Counts a packet that is replaced by another, and so not dropped by verdict.
