@@ -3,13 +3,12 @@
 use core::{mem, ptr};
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{
         BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-        BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
+        BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{bpf_fib_lookup, bpf_redirect, bpf_skb_change_head},
+    helpers::{bpf_redirect, bpf_skb_change_head},
     programs::TcContext,
 };
 use overlay_ebpf::{
@@ -20,14 +19,18 @@ use overlay_ebpf::{
     },
 };
 
-use super::route::Flow;
+use super::{
+    next_hop::{self, NoWay},
+    route::Flow,
+};
 use crate::programs::{
     frame::{SkBuffFields as _, copy_ethernet, store_words},
     origin,
 };
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+/// Longest inner packet whose encapsulated form fits every path: no IPv6 path is below 1,280 bytes
+/// (RFC 8200 section 5). Shorter packets need no look at the path.
+const SAFE_LEN: u32 = 1100;
 
 /// Where an encapsulated frame goes next.
 #[derive(Clone, Copy)]
@@ -69,10 +72,17 @@ pub fn exit(
     flow: &Flow,
 ) -> Result<Exit, DropReason> {
     if !flow.encrypted {
-        let exit = next_hop(ctx, config, peer)?;
+        let exit =
+            next_hop::look_up(ctx, config, peer, flow.outer_len(peer)).map_err(NoWay::reason)?;
         ctx.set_mark(0);
         ctx.set_tc_index(origin::PLAIN);
         return Ok(exit);
+    }
+    if flow.packet_len > SAFE_LEN
+        && let Err(NoWay::TooBig { .. }) =
+            next_hop::look_up(ctx, config, peer, flow.outer_len(peer))
+    {
+        return Err(DropReason::FrameTooBig);
     }
     // SAFETY: a map value, aligned to 8 bytes; one load, so that slot and lanes belong together.
     let tx: TxState = unsafe {
@@ -99,56 +109,6 @@ pub fn exit(
             destination: mac,
             source: mac,
         },
-    })
-}
-
-/// Device and MACs for a plain frame. The agent keeps the next hop's neighbour entry resolved.
-///
-/// Not inlined: the parameter block's place on the stack is given back.
-#[inline(never)]
-fn next_hop(ctx: &TcContext, config: &Config, peer: &Peer) -> Result<Exit, DropReason> {
-    // SAFETY: an all-zero parameter block is valid.
-    let mut params: FibLookup = unsafe { mem::zeroed() };
-    // The lookup is one for forwarding, which `ovl-in` has enabled.
-    params.ifindex = config.reentry_ifindex;
-    if is_mapped(&peer.vtep) {
-        params.family = AF_INET;
-        let [.., a, b, c, d] = peer.local_vtep;
-        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes([a, b, c, d]);
-        let [.., a, b, c, d] = peer.vtep;
-        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes([a, b, c, d]);
-    } else {
-        params.family = AF_INET6;
-        // SAFETY: both fields of a map value stand at multiples of four; sixteen bytes in network
-        // order are what the parameters hold.
-        unsafe {
-            params.__bindgen_anon_3.ipv6_src = *(&raw const peer.local_vtep).cast::<[u32; 4]>();
-            params.__bindgen_anon_4.ipv6_dst = *(&raw const peer.vtep).cast::<[u32; 4]>();
-        }
-    }
-    // SAFETY: the context is the program's own; the block is writable and of the size given.
-    let found = unsafe {
-        bpf_fib_lookup(
-            ctx.as_ptr(),
-            &raw mut params,
-            size_of::<FibLookup>() as i32,
-            0,
-        )
-    };
-    if found != 0 {
-        return Err(DropReason::NoRoute);
-    }
-    // SAFETY: both fields stand at even offsets of the parameter block.
-    let macs = unsafe {
-        Macs {
-            destination: *(&raw const params.dmac).cast::<[u16; 3]>(),
-            source: *(&raw const params.smac).cast::<[u16; 3]>(),
-        }
-    };
-    Ok(Exit {
-        ifindex: params.ifindex,
-        flags: 0,
-        macs,
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod encapsulate;
 mod neighbour;
+mod next_hop;
 mod replicate;
 mod route;
 mod too_big;
@@ -12,10 +13,13 @@ mod too_big;
 use aya_ebpf::{helpers::bpf_redirect, programs::TcContext};
 use overlay_ebpf::{
     abi::{
-        Direction, DropReason, EndpointKey, LocalPortKey, Location, MacAddr, NetworkFlags,
-        NetworkKey, PeerKey,
+        Config, Direction, DropReason, EndpointKey, LocalPortKey, Location, MacAddr, NetworkFlags,
+        NetworkKey, Peer, PeerKey,
     },
-    packet::ethernet::{Ethernet, ether_type},
+    packet::{
+        ethernet::{Ethernet, ether_type},
+        mtu,
+    },
 };
 
 use super::{
@@ -25,6 +29,8 @@ use super::{
     source,
 };
 use neighbour::Neighbour;
+use next_hop::NoWay;
+use route::{Flow, family};
 
 /// Ethernet, the longer IP header, and what is read of TCP, UDP, ICMPv6 behind it.
 const HEADERS: usize = 14 + 40 + 32;
@@ -91,7 +97,25 @@ pub fn endpoint_tx(ctx: &TcContext) -> Result<i32, Drop> {
     })
     .ok_or(drop(DropReason::NoPeer))?;
     let length = ctx.len();
-    let verdict = encapsulate::to_peer(ctx, config, peer, &flow).map_err(drop)?;
+    let verdict = match encapsulate::to_peer(ctx, config, peer, &flow) {
+        Ok(verdict) => verdict,
+        // The path has become narrower than the network's MTU.
+        Err(DropReason::FrameTooBig) => {
+            let mtu = path_mtu(ctx, config, peer, &flow);
+            return too_big::tell(ctx, mtu).ok_or(drop(DropReason::FrameTooBig));
+        }
+        Err(reason) => return Err(drop(reason)),
+    };
     maps::count_tx(endpoint.peer, length);
     Ok(verdict)
+}
+
+/// Largest inner packet that fits the path to `peer` now.
+#[inline(always)]
+fn path_mtu(ctx: &TcContext, config: &Config, peer: &Peer, flow: &Flow) -> u32 {
+    let outer = match next_hop::look_up(ctx, config, peer, u16::MAX) {
+        Err(NoWay::TooBig { path_mtu }) => u32::from(path_mtu),
+        _ => peer.underlay_mtu,
+    };
+    mtu::inner_mtu(outer, family(peer), flow.encrypted).unwrap_or(mtu::MIN_INNER)
 }

@@ -2,8 +2,14 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
-    abi::{DropReason, Network, NetworkFlags},
-    packet::{ethernet::ether_type, flow, ip_protocol, ipv4::Ipv4, ipv6::Ipv6},
+    abi::{DropReason, Network, NetworkFlags, Peer, ids::is_mapped},
+    packet::{
+        ethernet::ether_type,
+        flow, ip_protocol,
+        ipv4::Ipv4,
+        ipv6::Ipv6,
+        mtu::{self, Family},
+    },
 };
 
 use crate::programs::frame::{Frame as _, SkBuffFields as _};
@@ -22,6 +28,29 @@ pub struct Flow {
     pub ip: bool,
     /// Length of the network-layer packet, of one segment if the frame is GSO.
     pub packet_len: u32,
+}
+
+impl Flow {
+    /// Length of the outer IP packet that carries the packet, or a segment of it, to `peer`.
+    #[inline(always)]
+    pub fn outer_len(&self, peer: &Peer) -> u16 {
+        let len = mtu::outer_len(self.packet_len, family(peer), self.encrypted);
+        if len > u32::from(u16::MAX) {
+            u16::MAX
+        } else {
+            len as u16
+        }
+    }
+}
+
+/// Outer family of a peer.
+#[inline(always)]
+pub fn family(peer: &Peer) -> Family {
+    if is_mapped(&peer.vtep) {
+        Family::V4
+    } else {
+        Family::V6
+    }
 }
 
 /// Reads the frame.
