@@ -1,12 +1,17 @@
 //! Loading a data plane, or taking over the one that is there.
 
 use std::{
+    collections::BTreeSet,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::ProgramInfo};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapInfo, MapType},
+    programs::ProgramInfo,
+};
 use aya_obj::Object;
 use overlay_ebpf::abi::map;
 
@@ -184,12 +189,37 @@ fn pin_programs(ebpf: &Ebpf, pins: &PinRoot) -> Result<(), BpfError> {
     Ok(())
 }
 
-/// Whether two programs have the same instructions and the same maps.
+/// Whether two programs have the same instructions, the same maps and the same constants.
 fn is_same(old: &ProgramInfo, new: &ProgramInfo) -> bool {
-    let maps = |info: &ProgramInfo| {
-        let mut ids = info.map_ids().ok().flatten()?;
-        ids.sort_unstable();
-        Some(ids)
+    old.tag() == new.tag()
+        && map_ids(old)
+            .zip(map_ids(new))
+            .and_then(|(old, new)| same_constants(&old, &new))
+            .unwrap_or(false)
+}
+
+fn map_ids(program: &ProgramInfo) -> Option<BTreeSet<u32>> {
+    Some(program.map_ids().ok().flatten()?.into_iter().collect())
+}
+
+/// Whether the maps that two programs do not share hold the same: the compiler's constants
+/// (`.rodata`), of which every load makes its own.
+fn same_constants(old: &BTreeSet<u32>, new: &BTreeSet<u32>) -> Option<bool> {
+    let read = |ids: &BTreeSet<u32>, others: &BTreeSet<u32>| {
+        let mut sections = ids
+            .difference(others)
+            .map(|&id| {
+                let info = MapInfo::from_id(id).ok()?;
+                let mut data = vec![0; info.value_size() as usize];
+                if info.max_entries() != 1 || !matches!(info.map_type(), Ok(MapType::Array)) {
+                    return None;
+                }
+                sys::array_read(info.fd().ok()?.as_fd(), 0, &mut data).ok()?;
+                Some((info.name().to_vec(), data))
+            })
+            .collect::<Option<Vec<_>>>()?;
+        sections.sort();
+        Some(sections)
     };
-    old.tag() == new.tag() && maps(old).is_some_and(|ids| maps(new) == Some(ids))
+    Some(read(old, new)? == read(new, old)?)
 }

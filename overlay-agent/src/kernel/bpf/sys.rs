@@ -16,7 +16,7 @@ use std::{
 
 use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd, bpf_link_type,
-    bpf_prog_type,
+    bpf_map_type, bpf_prog_type,
 };
 use bytemuck::{Pod, Zeroable};
 
@@ -96,6 +96,25 @@ pub(super) fn object_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
+/// Asks for the head of an object's `bpf_*_info`.
+fn object_info<I: Pod>(object: BorrowedFd<'_>, info: &mut I) -> io::Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Attr {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut attr = Attr {
+        bpf_fd: fd_number(object),
+        info_len: size_of::<I>() as u32,
+        info: std::ptr::from_mut(info) as u64,
+    };
+    // SAFETY: `info` is writable for `info_len` bytes, any bytes are an `I`, and it outlives the
+    // call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
+}
+
 /// What a link is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LinkInfo {
@@ -119,21 +138,8 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
         attach_type: u32,
         rest: [u32; 10],
     }
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Attr {
-        bpf_fd: u32,
-        info_len: u32,
-        info: u64,
-    }
     let mut info = Info::zeroed();
-    let mut attr = Attr {
-        bpf_fd: fd_number(link),
-        info_len: size_of::<Info>() as u32,
-        info: std::ptr::from_mut(&mut info) as u64,
-    };
-    // SAFETY: `info` is writable for `info_len` bytes and outlives the call.
-    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    object_info(link, &mut info)?;
     let ours = [
         bpf_link_type::BPF_LINK_TYPE_XDP as u32,
         bpf_link_type::BPF_LINK_TYPE_TCX as u32,
@@ -254,6 +260,43 @@ pub(super) fn tcx_chain(ifindex: u32, hook: Hook) -> io::Result<Vec<ChainMember>
         .take(attr.count as usize)
         .map(|(program, link)| ChainMember { program, link })
         .collect())
+}
+
+/// Reads an entry of an array map; `value` must have the map's value size.
+pub(super) fn array_read(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) -> io::Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        key_size: u32,
+        value_size: u32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Attr {
+        map_fd: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut info = Info::zeroed();
+    object_info(map, &mut info)?;
+    if info.kind != bpf_map_type::BPF_MAP_TYPE_ARRAY as u32
+        || info.value_size as usize != value.len()
+    {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut attr = Attr {
+        map_fd: fd_number(map),
+        key: std::ptr::from_ref(&index) as u64,
+        value: value.as_mut_ptr() as u64,
+        ..Attr::zeroed()
+    };
+    // SAFETY: an array's key has four bytes, and `value` is writable for as many bytes as the
+    // kernel writes, which it has just told.
+    unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }.map(drop)
 }
 
 /// Loads a TC program from instructions.
