@@ -78,7 +78,7 @@ impl Workspace {
 /// Makes the directory `to` by filling a temporary one beside it and renaming,
 /// so that an interrupted run leaves nothing that looks finished.
 pub fn make_dir_atomically(to: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let partial = to.with_extension("partial");
+    let partial = beside(to, "partial");
     remove_dir(&partial)?;
     fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
     fill(&partial)?;
@@ -96,11 +96,19 @@ pub fn write_if_changed(to: &Path, bytes: &[u8]) -> Result<bool> {
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
-    let partial = to.with_extension(format!("partial.{}", std::process::id()));
+    let partial = beside(to, &format!("partial.{}", std::process::id()));
     fs::write(&partial, bytes).with_context(|| format!("write {}", partial.display()))?;
     fs::rename(&partial, to)
         .with_context(|| format!("rename {} to {}", partial.display(), to.display()))?;
     Ok(true)
+}
+
+/// `6.1` → `6.1.partial`; `Path::with_extension` would take `.1` away.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

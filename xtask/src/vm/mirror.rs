@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -161,7 +161,7 @@ impl PrivateApt {
         })
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let mut apt = Command::new(program);
         let mut set = |key: &str, value: &Path| {
             apt.arg("-o").arg(format!("{key}={}", value.display()));
@@ -175,6 +175,8 @@ impl PrivateApt {
         // Package lists only; no translations, no descriptions of applications.
         for option in [
             "Acquire::Languages=none",
+            // A mirror that does not answer is an error, not a warning.
+            "APT::Update::Error-Mode=any",
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
             "Acquire::IndexTargets::deb::CNF::DefaultEnabled=false",
         ] {
@@ -184,21 +186,32 @@ impl PrivateApt {
             // apt's own download user cannot enter every target directory.
             apt.args(["-o", "APT::Sandbox::User=root"]);
         }
-        apt.env("LC_ALL", "C").current_dir(self.dir.join("debs"));
-        apt
+        let output = apt
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .current_dir(self.dir.join("debs"))
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("start {program}"))?;
+        if !output.status.success() {
+            // Without the options: they say nothing to the user.
+            bail!(
+                "`{program} {}`: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn download(&self, list: &str, metapackage: &str, prefix: &str) -> Result<Download> {
         fs::write(self.dir.join("sources.list"), list).context("write the sources list")?;
-        command::capture(self.command("apt-get").args(["-qq", "update"]))?;
-        let depends = command::capture(self.command("apt-cache").args(["show", metapackage]))?;
+        self.run("apt-get", &["-qq", "update"])?;
+        let depends = self.run("apt-cache", &["show", metapackage])?;
         let (package, version) = real_package(&depends, prefix)
             .with_context(|| format!("{metapackage} depends on no {prefix}… there"))?;
-        command::capture(
-            self.command("apt-get")
-                .args(["-qq", "download"])
-                .arg(format!("{package}={version}")),
-        )?;
+        let exact = format!("{package}={version}");
+        self.run("apt-get", &["-qq", "download", &exact])?;
         let debs = self.dir.join("debs");
         let deb = fs::read_dir(&debs)
             .with_context(|| format!("list {}", debs.display()))?
