@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::vm::{self, Guest, Job};
+use crate::vm::{self, Guest, Job, Stream};
 use crate::workspace::Workspace;
 use crate::{build, command, say, setup, table};
 
@@ -68,16 +68,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         say::step(format_args!("verifying on Linux {}", release.trim()));
         columns.push(Column {
             kernel: short_release(&release),
-            result: command::capture(Command::new(program).args(arguments))
-                .and_then(|json| parse(&json)),
+            result: here(Command::new(program).args(arguments)),
         });
     } else if !vm_only {
         say::warn("not root: the running kernel is left out");
     }
     for &kernel in kernel.kernels() {
         let result = Guest::boot(workspace, &vm::Options::new(kernel))
-            .and_then(|mut guest| guest.capture(&Job::new(words(&overlay))))
-            .and_then(|json| parse(&json));
+            .and_then(|mut guest| in_guest(&mut guest, &Job::new(words(&overlay))));
         columns.push(Column {
             kernel: kernel.to_string(),
             result,
@@ -92,6 +90,37 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn here(command: &mut Command) -> Result<Vec<Report>> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start `{}`", command::display(command)))?;
+    judge(output.status.success(), &output.stdout, &output.stderr)
+}
+
+fn in_guest(guest: &mut Guest, job: &Job) -> Result<Vec<Report>> {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let status = guest.run(job, &mut |stream, bytes| match stream {
+        Stream::Out => out.extend_from_slice(bytes),
+        Stream::Err => err.extend_from_slice(bytes),
+    })?;
+    judge(status == 0, &out, &err)
+}
+
+/// A command that fails because a kernel refused a program still reports on the
+/// others; one that fails without naming a refusal has failed itself.
+fn judge(succeeded: bool, out: &[u8], err: &[u8]) -> Result<Vec<Report>> {
+    let reports = parse(&String::from_utf8_lossy(out));
+    let refused = |reports: &Vec<Report>| reports.iter().any(|r| r.error.is_some());
+    if succeeded || reports.as_ref().is_ok_and(refused) {
+        return reports;
+    }
+    bail!(
+        "`overlay dataplane verify` failed: {}",
+        String::from_utf8_lossy(err).trim()
+    )
 }
 
 fn parse(json: &str) -> Result<Vec<Report>> {
@@ -198,6 +227,17 @@ mod tests {
     fn a_refused_program_fails_the_verb() {
         let refused = refusals(&[column("6.1", LINES)]);
         assert_eq!(refused, ["Linux 6.1: underlay_rx: invalid access"]);
+    }
+
+    #[test]
+    fn a_failure_that_names_no_program_is_the_commands_own() {
+        assert_eq!(
+            judge(false, LINES.as_bytes(), b"").expect("reports").len(),
+            2
+        );
+        let line = LINES.lines().next().expect("a line");
+        let error = judge(false, line.as_bytes(), b"no BTF").expect_err("failed");
+        assert!(error.to_string().contains("no BTF"), "{error}");
     }
 
     #[test]
