@@ -1,0 +1,252 @@
+//! Frames as they are, on one device (packet(7)).
+
+use std::{
+    io,
+    mem::size_of,
+    net::UdpSocket,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::Netns;
+
+/// include/uapi/linux/if_packet.h
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// Large enough for a frame of a GSO packet.
+const LARGEST: usize = 256 * 1024;
+
+/// A packet socket bound to a device.
+#[derive(Debug)]
+pub struct RawSocket {
+    // A `UdpSocket` only for its receive, send and time-out calls, which suit any socket.
+    socket: UdpSocket,
+    vnet: bool,
+}
+
+/// What stands before a frame on a socket with `PACKET_VNET_HDR`: `struct virtio_net_hdr` of
+/// include/uapi/linux/virtio_net.h, in the machine's byte order.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VnetHeader {
+    pub flags: u8,
+    pub gso_type: u8,
+    pub header_length: u16,
+    pub gso_size: u16,
+    pub checksum_start: u16,
+    pub checksum_offset: u16,
+}
+
+impl VnetHeader {
+    pub const NEEDS_CHECKSUM: u8 = 1;
+    pub const GSO_TCP_V4: u8 = 1;
+    pub const GSO_TCP_V6: u8 = 4;
+    pub const GSO_UDP_L4: u8 = 5;
+
+    fn bytes(self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        bytes[0] = self.flags;
+        bytes[1] = self.gso_type;
+        let words = [
+            self.header_length,
+            self.gso_size,
+            self.checksum_start,
+            self.checksum_offset,
+        ];
+        for (place, word) in bytes[2..].chunks_exact_mut(2).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+impl RawSocket {
+    /// Opens one for all protocols on a device of a namespace. It also receives what others send
+    /// on the device.
+    pub fn open(netns: &Netns, device: &str) -> Result<Self> {
+        Self::with_options(netns, device, false, false)
+    }
+
+    /// As [`RawSocket::open`], to send with [`RawSocket::send_with_header`].
+    pub fn open_vnet(netns: &Netns, device: &str) -> Result<Self> {
+        Self::with_options(netns, device, false, true)
+    }
+
+    /// As [`RawSocket::open`], but receives only what arrives.
+    pub fn open_receiver(netns: &Netns, device: &str) -> Result<Self> {
+        Self::with_options(netns, device, true, false)
+    }
+
+    fn with_options(netns: &Netns, device: &str, ignore_own: bool, vnet: bool) -> Result<Self> {
+        netns
+            .enter(|| {
+                let socket = bound(device)?;
+                let large: libc::c_int = 64 << 20;
+                set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, large)?;
+                if ignore_own {
+                    set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+                }
+                if vnet {
+                    set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+                }
+                let socket = UdpSocket::from(socket);
+                socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+                Ok::<_, io::Error>(Self { socket, vnet })
+            })?
+            .with_context(|| format!("open a packet socket on {device} in {}", netns.name()))
+    }
+
+    /// Sends a frame from its Ethernet header on.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        if self.vnet {
+            return self.send_with_header(VnetHeader::default(), frame);
+        }
+        self.socket
+            .send(frame)
+            .map(drop)
+            .context("send on a packet socket")
+    }
+
+    /// Sends a frame with offloads asked for.
+    pub fn send_with_header(&self, header: VnetHeader, frame: &[u8]) -> Result<()> {
+        let bytes = [&header.bytes(), frame].concat();
+        self.socket
+            .send(&bytes)
+            .map(drop)
+            .context("send on a packet socket with a vnet header")
+    }
+
+    /// The next frame, or none within 50 ms. It stands in the buffer, which grows to any frame's size
+    /// once.
+    pub fn receive<'a>(&self, buffer: &'a mut Vec<u8>) -> Result<Option<&'a [u8]>> {
+        if buffer.len() < LARGEST {
+            *buffer = vec![0; LARGEST];
+        }
+        match self.socket.recv(buffer) {
+            Ok(length) => Ok(Some(&buffer[..length])),
+            // ENETDOWN: the device went down; it may come back.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
+                        | io::ErrorKind::NetworkDown
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).context("receive on a packet socket"),
+        }
+    }
+
+    /// The first frame that this says yes to, within the limit.
+    pub fn wait_for(
+        &self,
+        limit: Duration,
+        mut wanted: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>> {
+        let deadline = Instant::now() + limit;
+        let mut buffer = Vec::new();
+        while Instant::now() < deadline {
+            if let Some(frame) = self.receive(&mut buffer)?
+                && wanted(frame)
+            {
+                return Ok(Some(frame.to_vec()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Frames that the kernel could not queue since the last call.
+    pub fn missed(&self) -> Result<u32> {
+        let mut stats = libc::tpacket_stats {
+            tp_packets: 0,
+            tp_drops: 0,
+        };
+        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: `stats` and `length` are valid for writes, and `length` is the size of `stats`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut stats).cast(),
+                &raw mut length,
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error()).context("ask a packet socket what it missed");
+        }
+        Ok(stats.tp_drops)
+    }
+}
+
+/// A packet socket that has received nothing from other devices.
+fn bound(device: &str) -> io::Result<OwnedFd> {
+    let index = interface_index(device)?;
+    // Protocol 0 receives nothing until it is bound.
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was just opened and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: `address` is a `sockaddr_ll` of the length given.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+/// The index of a device of this thread's namespace. Not `/sys/class/net`, which belongs to the
+/// namespace in which it was mounted.
+fn interface_index(device: &str) -> io::Result<libc::c_int> {
+    let name = std::ffi::CString::new(device)?;
+    // SAFETY: `name` is a C string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(index).map_err(io::Error::other)
+}
+
+fn set_option(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the option value is an int of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

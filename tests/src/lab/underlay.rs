@@ -1,0 +1,141 @@
+//! What connects the nodes: a switch or a router in a namespace of its own.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use super::{
+    Netns, WIRE,
+    addressing::{Family, routed_vtep, switched_vtep},
+    spec::{NodeSpec, Spec, Topology},
+    wire::Capture,
+};
+
+const BRIDGE: &str = "br0";
+
+/// The namespace between the nodes. Node 1 is at its device `port1`, and so on.
+#[derive(Debug)]
+pub struct Underlay {
+    pub netns: Netns,
+    topology: Topology,
+    nodes: Vec<u32>,
+}
+
+impl Underlay {
+    pub(super) fn new(prefix: &str, spec: &Spec) -> Result<Self> {
+        let netns = Netns::new(&format!("{prefix}-wire"))?;
+        no_duplicate_detection(&netns)?;
+        match spec.topology {
+            Topology::Switch => {
+                netns.ip(&format!(
+                    "link add {BRIDGE} mtu {} type bridge stp_state 0 mcast_snooping 0",
+                    spec.mtu
+                ))?;
+                netns.set_sysctl(&format!("net/ipv6/conf/{BRIDGE}/disable_ipv6"), "1")?;
+                netns.ip(&format!("link set {BRIDGE} up"))?;
+            }
+            Topology::Router => {
+                netns.set_sysctl("net/ipv4/ip_forward", "1")?;
+                netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+            }
+        }
+        Ok(Self {
+            netns,
+            topology: spec.topology,
+            nodes: Vec::new(),
+        })
+    }
+
+    /// Makes a node's namespace and wires it.
+    pub(super) fn attach(
+        &mut self,
+        prefix: &str,
+        index: u32,
+        node: &NodeSpec,
+        spec: &Spec,
+    ) -> Result<Netns> {
+        let netns = Netns::new(&format!("{prefix}-n{index}"))?;
+        no_duplicate_detection(&netns)?;
+        let port = port(index);
+        let mtu = spec.mtu;
+        // A first name that both namespaces have free.
+        self.netns.ip(&format!(
+            "link add {port} mtu {mtu} type veth peer name {WIRE} mtu {mtu} netns {}",
+            netns.name()
+        ))?;
+        for (netns, device) in [(&self.netns, port.as_str()), (&netns, WIRE)] {
+            if !spec.offloads {
+                netns.run("ethtool", &format!("-K {device} tx off tso off gso off"))?;
+            }
+            // As a real NIC does; it also gives native XDP a queue to redirect into.
+            netns.run("ethtool", &format!("-K {device} gro on"))?;
+        }
+        match self.topology {
+            Topology::Switch => {
+                self.netns
+                    .set_sysctl(&format!("net/ipv6/conf/{port}/disable_ipv6"), "1")?;
+                self.netns
+                    .ip(&format!("link set {port} master {BRIDGE} up"))?;
+                netns.ip(&format!("link set {WIRE} up"))?;
+                for family in node.families() {
+                    let (ip, length) = switched_vtep(family, u8::try_from(index)?);
+                    netns.ip(&format!("addr add {ip}/{length} dev {WIRE} {}", nodad(ip)))?;
+                }
+            }
+            Topology::Router => {
+                self.netns.ip(&format!("link set {port} up"))?;
+                netns.ip(&format!("link set {WIRE} up"))?;
+                for family in node.families() {
+                    let (ip, gateway, length) = routed_vtep(family, u8::try_from(index)?);
+                    self.netns.ip(&format!(
+                        "addr add {gateway}/{length} dev {port} {}",
+                        nodad(gateway)
+                    ))?;
+                    netns.ip(&format!("addr add {ip}/{length} dev {WIRE} {}", nodad(ip)))?;
+                    netns.ip(&format!("route add default via {gateway}"))?;
+                }
+            }
+        }
+        self.nodes.push(index);
+        Ok(netns)
+    }
+
+    /// Address of a node's VTEP.
+    pub fn vtep(&self, index: u32, family: Family) -> Result<IpAddr> {
+        let index = u8::try_from(index)?;
+        Ok(match self.topology {
+            Topology::Switch => switched_vtep(family, index).0,
+            Topology::Router => routed_vtep(family, index).0,
+        })
+    }
+
+    /// Captures what every node sends, each frame once.
+    pub fn capture(&self) -> Result<Capture> {
+        let ports: Vec<String> = self.nodes.iter().map(|&index| port(index)).collect();
+        Capture::start(&self.netns, &ports, super::wire::Direction::Received)
+    }
+
+    /// Sets the MTU of a node's link at the side of the switch or router.
+    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
+        self.netns
+            .ip(&format!("link set {} mtu {mtu}", port(index)))
+            .map(drop)
+    }
+}
+
+/// A router sends no neighbour solicitation while its link-local address is tentative
+/// (`ndisc_send_ns`, net/ipv6/ndisc.c): seconds in which nothing passes.
+fn no_duplicate_detection(netns: &Netns) -> Result<()> {
+    for conf in ["all", "default"] {
+        netns.set_sysctl(&format!("net/ipv6/conf/{conf}/accept_dad"), "0")?;
+    }
+    Ok(())
+}
+
+fn port(index: u32) -> String {
+    format!("port{index}")
+}
+
+fn nodad(ip: IpAddr) -> &'static str {
+    if ip.is_ipv6() { "nodad" } else { "" }
+}
