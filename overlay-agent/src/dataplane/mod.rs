@@ -10,6 +10,7 @@ pub mod compile;
 pub mod desired;
 pub mod diff;
 pub mod endpoint_name;
+pub mod file;
 pub mod guard;
 pub mod key_id;
 pub mod mtu;
@@ -20,4 +21,4 @@ pub mod step;
 pub mod validate;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

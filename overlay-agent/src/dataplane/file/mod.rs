@@ -1,0 +1,225 @@
+//! The desired data plane as a file: TOML or JSON, without secrets.
+//!
+//! Keys stand in a file of their own ([`keys`]), which `keys` names.
+
+pub mod keys;
+mod schema;
+
+use std::collections::BTreeMap;
+
+use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
+
+pub use self::schema::{File, Settings};
+use self::{keys::KeyEntry, schema as s};
+use super::desired::{
+    DataPlane, Direction, Keying, LocalEndpoint, Network, Node, Peer, RemoteEndpoint,
+    SecurityAssociation,
+};
+
+/// Why a text is no desired data plane.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Line, column and the field are in the message.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{what}: there is no network `{name}`: add it to networks")]
+    UnknownNetwork { what: String, name: String },
+    #[error("two networks are named `{0}`: rename one")]
+    DuplicateNetworkName(String),
+    #[error("networks `{first}` and `{second}` both have VNI {vni}: change one")]
+    DuplicateVni {
+        vni: Vni,
+        first: String,
+        second: String,
+    },
+    #[error("peers `{first}` and `{second}` both have index {index}: change one")]
+    DuplicatePeer {
+        index: PeerIndex,
+        first: String,
+        second: String,
+    },
+    #[error(
+        "endpoint {0} has neither a MAC nor an IPv4 address to derive one from: add `mac` or an IPv4 address"
+    )]
+    NoMac(String),
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Toml,
+    Json,
+}
+
+impl Format {
+    /// By the extension, else by the first character.
+    pub fn of(path: &std::path::Path, text: &str) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => Self::Json,
+            Some("toml") => Self::Toml,
+            _ if text.trim_start().starts_with('{') => Self::Json,
+            _ => Self::Toml,
+        }
+    }
+}
+
+impl File {
+    pub fn parse(text: &str, format: Format) -> Result<Self, FileError> {
+        Ok(match format {
+            Format::Toml => toml::from_str(text)?,
+            Format::Json => serde_json::from_str(text)?,
+        })
+    }
+
+    /// The desired data plane with SAs for those of `keys` that are this node's.
+    pub fn desired(&self, keys: &[KeyEntry]) -> Result<DataPlane, FileError> {
+        let own = self.node.index.0;
+        let (networks, names) = self.networks()?;
+        let find = |name: &str, what: &dyn Fn() -> String| {
+            names
+                .get(name)
+                .copied()
+                .ok_or_else(|| FileError::UnknownNetwork {
+                    what: what(),
+                    name: name.to_owned(),
+                })
+        };
+        let mut peers: BTreeMap<PeerIndex, Peer> = BTreeMap::new();
+        for peer in &self.peers {
+            let index = peer.index.0;
+            let made = Peer {
+                index,
+                name: peer.name.clone(),
+                vtep: peer.vtep,
+                networks: peer
+                    .networks
+                    .iter()
+                    .map(|name| find(name, &|| format!("peer {}", peer.name)))
+                    .collect::<Result<_, _>>()?,
+                transmit: peer.transmit.map(Into::into),
+                sas: keys
+                    .iter()
+                    .filter_map(|entry| entry.security_association(own, index))
+                    .collect(),
+            };
+            if let Some(first) = peers.insert(index, made) {
+                return Err(FileError::DuplicatePeer {
+                    index,
+                    first: first.name,
+                    second: peer.name.clone(),
+                });
+            }
+        }
+        let local_endpoints = self
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let ips = endpoint.addresses.iter().map(|address| address.ip);
+                Ok(LocalEndpoint {
+                    vni: find(&endpoint.network, &|| format!("endpoint {}", endpoint.name))?,
+                    name: endpoint.name.clone(),
+                    netns: endpoint.netns.0.clone(),
+                    interface: endpoint.interface.clone(),
+                    mac: mac(endpoint.mac, ips)
+                        .ok_or_else(|| FileError::NoMac(endpoint.name.clone()))?,
+                    addresses: endpoint
+                        .addresses
+                        .iter()
+                        .map(|address| (address.ip, address.prefix_length))
+                        .collect(),
+                })
+            })
+            .collect::<Result<_, FileError>>()?;
+        let remote_endpoints = self
+            .remote_endpoints
+            .iter()
+            .map(|endpoint| {
+                let what = || format!("remote endpoint on peer {}", endpoint.peer.0);
+                Ok(RemoteEndpoint {
+                    vni: find(&endpoint.network, &what)?,
+                    peer: endpoint.peer.0,
+                    mac: mac(endpoint.mac, endpoint.addresses.iter().copied())
+                        .ok_or_else(|| FileError::NoMac(what()))?,
+                    addresses: endpoint.addresses.clone(),
+                })
+            })
+            .collect::<Result<_, FileError>>()?;
+        Ok(DataPlane {
+            node: Node {
+                index: own,
+                name: self.node.name.clone(),
+                vteps: self.node.vteps.clone(),
+            },
+            settings: self.settings.clone().into(),
+            networks,
+            peers,
+            local_endpoints,
+            remote_endpoints,
+        })
+    }
+
+    #[expect(clippy::type_complexity, reason = "two views of one list")]
+    fn networks(&self) -> Result<(BTreeMap<Vni, Network>, BTreeMap<&str, Vni>), FileError> {
+        let mut networks = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for network in &self.networks {
+            let vni = network.vni.0;
+            let made = Network {
+                name: network.name.clone(),
+                vni,
+                encrypted: network.encrypted,
+                replicate: network.replicate,
+                mtu: network.mtu,
+            };
+            if let Some(first) = networks.insert(vni, made) {
+                return Err(FileError::DuplicateVni {
+                    vni,
+                    first: first.name,
+                    second: network.name.clone(),
+                });
+            }
+            if names.insert(network.name.as_str(), vni).is_some() {
+                return Err(FileError::DuplicateNetworkName(network.name.clone()));
+            }
+        }
+        Ok((networks, names))
+    }
+}
+
+/// The MAC given, else `02:42:` and the first IPv4 address.
+fn mac(given: Option<s::Mac>, ips: impl Iterator<Item = std::net::IpAddr>) -> Option<MacAddr> {
+    given.map(|mac| mac.0).or_else(|| {
+        ips.filter_map(|ip| match ip {
+            std::net::IpAddr::V4(v4) => Some(MacAddr::from_ipv4(v4.octets())),
+            std::net::IpAddr::V6(_) => None,
+        })
+        .next()
+    })
+}
+
+impl KeyEntry {
+    /// The SA of this key between the nodes `own` and `peer`, if it is one.
+    fn security_association(&self, own: PeerIndex, peer: PeerIndex) -> Option<SecurityAssociation> {
+        let direction = if (self.sender, self.receiver) == (own, peer) {
+            Direction::Out
+        } else if (self.sender, self.receiver) == (peer, own) {
+            Direction::In
+        } else {
+            return None;
+        };
+        Some(SecurityAssociation {
+            direction,
+            epoch: self.epoch,
+            slot: self.slot,
+            lane: self.lane,
+            sender_generation: 0,
+            receiver_generation: 0,
+            keying: Keying::Keyed(self.key.clone()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
