@@ -43,6 +43,19 @@ pub struct UnderlayFacts {
     pub disable_xfrm: BTreeSet<String>,
     /// Devices whose driver runs XDP natively to advantage.
     pub native_xdp: BTreeSet<String>,
+    /// What other software has in XFRM that meets our traffic.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// An XFRM object of other software that meets our traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// Traffic of ours could pass the block policies in clear.
+    pub opens: bool,
+    /// The object, as `ip xfrm` names it.
+    pub object: String,
+    /// What it does to us.
+    pub effect: String,
 }
 
 /// Where a local VTEP address stands.

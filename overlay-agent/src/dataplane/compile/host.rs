@@ -48,9 +48,8 @@ fn links(plan: &Plan<'_>, objects: &mut Objects) {
             port: settings.port,
         },
     );
-    if !plan.ipsec {
-        return;
-    }
+    // For plain networks as well: `endpoint_tx` asks for the next hop as for a packet that is
+    // forwarded from `ovl-in`.
     objects.links.insert(
         HOP.into(),
         Link::Veth {
@@ -58,6 +57,9 @@ fn links(plan: &Plan<'_>, objects: &mut Objects) {
             mtu: DEVICE_MTU,
         },
     );
+    if !plan.ipsec {
+        return;
+    }
     objects.links.insert(
         XFRM.into(),
         Link::Xfrm {
@@ -80,9 +82,6 @@ fn has_family(plan: &Plan<'_>, ipv4: bool) -> bool {
 }
 
 fn sysctls(plan: &Plan<'_>, objects: &mut Objects) {
-    if !plan.ipsec {
-        return;
-    }
     let mut set = |path: String, value: &str| {
         objects.sysctls.insert(path, value.into());
     };
@@ -99,10 +98,11 @@ fn sysctls(plan: &Plan<'_>, objects: &mut Objects) {
     if !plan.facts.features.ipv6 {
         return;
     }
-    for (name, value) in [("accept_ra", "0"), ("autoconf", "0")] {
+    // Here the device's own switch is for `bpf_fib_lookup` alone (net/core/filter.c).
+    for (name, value) in [("accept_ra", "0"), ("autoconf", "0"), ("forwarding", "1")] {
         set(format!("net/ipv6/conf/{REENTRY}/{name}"), value);
     }
-    if !has_family(plan, false) {
+    if !plan.ipsec || !has_family(plan, false) {
         return;
     }
     if plan.facts.features.force_forwarding {
@@ -155,9 +155,9 @@ fn attachments(plan: &Plan<'_>, objects: &mut Objects) {
         attach(Program::EndpointTx, device);
     }
     attach(Program::Sink, GRO);
+    attach(Program::Sink, HOP);
+    attach(Program::Reentry, REENTRY);
     if plan.ipsec {
-        attach(Program::Sink, HOP);
-        attach(Program::Reentry, REENTRY);
         attach(Program::DecryptedRx, XFRM);
     }
     for device in &plan.facts.devices {

@@ -7,6 +7,7 @@ mod ipsec;
 mod maps;
 mod plan;
 
+pub use ipsec::REPLAY_WINDOW;
 pub use maps::CLOSED;
 
 use overlay_ebpf::abi::ConfigFlags;

@@ -82,6 +82,21 @@ impl<'a> Plan<'a> {
                 ));
             }
         }
+        for conflict in &facts.conflicts {
+            let make = if conflict.opens {
+                Problem::closes
+            } else {
+                Problem::warning
+            };
+            problems.push(make(
+                Subject::Node,
+                format!(
+                    "XFRM of other software: {}: {}",
+                    conflict.object, conflict.effect
+                ),
+                "remove it or change its priority and selector (`ip xfrm policy`, `ip xfrm state`)",
+            ));
+        }
         if !facts.features.nft {
             problems.push(Problem::warning(
                 Subject::Node,
@@ -245,6 +260,14 @@ impl<'a> Plan<'a> {
             } else {
                 self.flood.insert(network.vni, targets);
             }
+        }
+        if network.encrypted && self.facts.conflicts.iter().any(|conflict| conflict.opens) {
+            open = false;
+            close(
+                "it is encrypted and XFRM policies of other software would let it out in clear"
+                    .into(),
+                "remove them: they are named above",
+            );
         }
         match mtu {
             Ok(Some(mtu)) => {
