@@ -1,0 +1,141 @@
+//! What the underlay looks like now.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use super::{
+    addresses, features, firewall,
+    host::{Host, HostError},
+    links, modules, routes, sysctl,
+    xfrm::Severity,
+};
+use crate::dataplane::{
+    desired::DataPlane,
+    objects::{Conflict, UnderlayFacts},
+};
+
+/// Drivers whose native XDP costs less than it saves: those of NICs. `virtio_net` needs spare queues
+/// and gives up its own offloads, and a veth copies every frame.
+const NATIVE_XDP: [&str; 12] = [
+    "atlantic",
+    "bnxt_en",
+    "ena",
+    "gve",
+    "i40e",
+    "ice",
+    "igb",
+    "igc",
+    "ixgbe",
+    "mana",
+    "mlx5_core",
+    "nfp",
+];
+
+pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFacts, HostError> {
+    let features = match host.features {
+        Some(features) => features,
+        None => {
+            if host.load_modules {
+                modules::load_wanted();
+            }
+            let features = features::probe(&desired.settings).await;
+            host.features = Some(features);
+            features
+        }
+    };
+    let candidates = links::underlay_candidates(&host.rtnl).await?;
+    let devices: BTreeSet<String> = candidates.into_keys().collect();
+    let mut facts = UnderlayFacts {
+        features,
+        rp_filter_all: number("net/ipv4/conf/all/rp_filter")?,
+        accept_ra: with_setting(&devices, |device| {
+            format!("net/ipv6/conf/{device}/accept_ra")
+        })?,
+        disable_xfrm: disable_xfrm(&devices)?,
+        native_xdp: devices
+            .iter()
+            .filter(|device| native_xdp(device))
+            .cloned()
+            .collect(),
+        devices,
+        ..UnderlayFacts::default()
+    };
+    for &vtep in &desired.node.vteps {
+        if let Some(device) = addresses::holder_of(&host.rtnl, vtep).await? {
+            facts.vteps.insert(vtep, device);
+        }
+    }
+    for peer in desired.peers.values() {
+        let local = desired
+            .node
+            .vteps
+            .iter()
+            .find(|vtep| vtep.is_ipv4() == peer.vtep.is_ipv4());
+        let Some(&local) = local.filter(|local| facts.vteps.contains_key(local)) else {
+            continue;
+        };
+        match routes::resolve(&host.rtnl, peer.vtep, local).await {
+            Ok(route) => {
+                facts.routes.insert(peer.vtep, route);
+            }
+            Err(error) => tracing::warn!(peer = %peer.name, %error, "no route"),
+        }
+    }
+    if features.nft {
+        facts.foreign_chains = firewall::foreign_chains().await?;
+    }
+    if desired.networks.values().any(|network| network.encrypted) {
+        facts.conflicts = host
+            .xfrm
+            .foreign(&desired.node.vteps)
+            .await?
+            .into_iter()
+            .map(|foreign| Conflict {
+                opens: foreign.severity == Severity::Opens,
+                object: foreign.object,
+                effect: foreign.effect.to_owned(),
+            })
+            .collect();
+    }
+    Ok(facts)
+}
+
+fn number(path: &str) -> Result<u8, HostError> {
+    Ok(sysctl::read(path)?
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0))
+}
+
+/// The devices whose setting is there and not 0.
+fn with_setting(
+    devices: &BTreeSet<String>,
+    path: impl Fn(&str) -> String,
+) -> Result<BTreeSet<String>, HostError> {
+    let mut found = BTreeSet::new();
+    for device in devices {
+        if number(&path(device))? > 0 {
+            found.insert(device.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// For IPv4 the kernel asks the device and `all`; for IPv6 the device
+/// (`IN_DEV_ORCONF(…, NOXFRM)`, `ip6_dst_alloc` with `disable_policy`).
+fn disable_xfrm(devices: &BTreeSet<String>) -> Result<BTreeSet<String>, HostError> {
+    if number("net/ipv4/conf/all/disable_xfrm")? > 0 {
+        return Ok(devices.clone());
+    }
+    with_setting(devices, |device| {
+        format!("net/ipv4/conf/{device}/disable_xfrm")
+    })
+}
+
+fn native_xdp(device: &str) -> bool {
+    let driver = Path::new("/sys/class/net")
+        .join(device)
+        .join("device/driver");
+    fs::read_link(driver)
+        .ok()
+        .and_then(|driver| Some(driver.file_name()?.to_str()?.to_owned()))
+        .is_some_and(|driver| NATIVE_XDP.contains(&driver.as_str()))
+}

@@ -1,0 +1,199 @@
+//! Everything of ours in the kernel.
+
+use std::collections::BTreeMap;
+
+use overlay_ebpf::abi::{Config, Location};
+
+use super::{
+    addresses,
+    bpf::{ObservedMaps, Pinned},
+    endpoint_link, firewall,
+    host::{Host, HostError, Programs},
+    links, neighbours, sysctl,
+};
+use crate::dataplane::{
+    desired::MapSizes,
+    objects::{
+        ConfigEntry, EndpointEntry, FloodEntry, HOP, MapEntries, Objects, PeerEntry, REENTRY, XFRM,
+    },
+};
+
+pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
+    let devices = links::all(&host.rtnl).await?;
+    host.devices = devices
+        .values()
+        .map(|device| (device.index, device.name.clone()))
+        .collect();
+    let saved = host.originals.read()?;
+    let mut policies = host.xfrm.observe_policies().await?;
+    let mut states = host.xfrm.observe_states().await?;
+    for before in &host.xfrm_before {
+        // What both know is as the present settings see it.
+        for (key, policy) in before.observe_policies().await? {
+            policies.entry(key).or_insert(policy);
+        }
+        for (key, state) in before.observe_states().await? {
+            states.entry(key).or_insert(state);
+        }
+    }
+    let mut objects = Objects {
+        sysctls: sysctl::observe(saved.keys().map(String::as_str))?,
+        firewall: observe_firewall().await?,
+        links: links::observe(&host.rtnl).await?,
+        addresses: addresses::observe(&host.rtnl).await?,
+        policies,
+        states,
+        neighbours: neighbours::observe(&host.rtnl).await?,
+        endpoints: endpoint_link::observe(&host.rtnl).await?,
+        ..Objects::default()
+    };
+    if let Programs::Owned(bpf) = &mut host.programs {
+        // Removes the pins of links whose device is gone, too.
+        objects.attachments = bpf.observe_attachments()?;
+    } else if let Some(pinned) = host.programs.pinned() {
+        objects.attachments = pinned.observe_attachments()?;
+    }
+    if let Some(pinned) = host.programs.pinned() {
+        objects.programs = Some(map_sizes(pinned, host.events_size));
+        let index = |name: &str| devices.get(name).map_or(0, |device| device.index);
+        let reentry_mac = devices
+            .get(REENTRY)
+            .and_then(|device| device.mac)
+            .map_or([0; 6], |mac| mac.0);
+        let own = OwnDevices {
+            hop: index(HOP),
+            reentry: index(REENTRY),
+            xfrm: index(XFRM),
+            reentry_mac,
+        };
+        objects.maps = entries(pinned.observe_maps()?, &host.devices, &own);
+    }
+    Ok(objects)
+}
+
+/// A host without `nft` has no firewall of ours.
+async fn observe_firewall() -> Result<Option<crate::dataplane::objects::Firewall>, HostError> {
+    if super::features::nft() {
+        Ok(firewall::observe().await?)
+    } else {
+        Ok(None)
+    }
+}
+
+/// What `config` says of the overlay's own devices.
+pub(super) struct OwnDevices {
+    pub hop: u32,
+    pub reentry: u32,
+    pub xfrm: u32,
+    pub reentry_mac: [u8; 6],
+}
+
+impl OwnDevices {
+    pub(super) fn config(&self, entry: &ConfigEntry) -> Config {
+        Config {
+            abi_version: overlay_ebpf::abi::ABI_VERSION,
+            flags: entry.flags,
+            hop_ifindex: self.hop,
+            reentry_ifindex: self.reentry,
+            xfrm_ifindex: self.xfrm,
+            node: entry.node,
+            event_sample: entry.event_sample,
+            mark: entry.mark,
+            port: entry.port,
+            reentry_mac: self.reentry_mac,
+        }
+    }
+
+    /// The entry, if it names the devices that are there now.
+    fn entry(&self, config: &Config) -> Option<ConfigEntry> {
+        let entry = ConfigEntry {
+            node: config.node,
+            flags: config.flags,
+            event_sample: config.event_sample,
+            mark: config.mark,
+            port: config.port,
+        };
+        (self.config(&entry) == *config).then_some(entry)
+    }
+}
+
+/// A device that is gone stands as `#` and its index, which is the name of no device of ours.
+fn device_name(devices: &BTreeMap<u32, String>, index: u32) -> String {
+    devices
+        .get(&index)
+        .cloned()
+        .unwrap_or_else(|| format!("#{index}"))
+}
+
+fn entries(maps: ObservedMaps, devices: &BTreeMap<u32, String>, own: &OwnDevices) -> MapEntries {
+    let name = |index| device_name(devices, index);
+    MapEntries {
+        config: maps.config.and_then(|config| own.entry(&config)),
+        networks: maps.networks,
+        local_ports: maps
+            .local_ports
+            .into_iter()
+            .map(|(key, value)| (name(key.ifindex), value))
+            .collect(),
+        endpoints: maps
+            .endpoints
+            .into_iter()
+            .map(|(key, value)| {
+                let entry = match value.location {
+                    Location::Local => EndpointEntry::Local {
+                        device: name(value.ifindex),
+                    },
+                    Location::Remote => EndpointEntry::Remote { peer: value.peer },
+                };
+                (key, entry)
+            })
+            .collect(),
+        addresses: maps.addresses,
+        peers: maps
+            .peers
+            .into_iter()
+            .map(|(key, value)| {
+                let entry = PeerEntry {
+                    tx: value.tx,
+                    vtep: value.vtep,
+                    local_vtep: value.local_vtep,
+                    underlay_device: name(value.underlay_ifindex),
+                    underlay_mtu: value.underlay_mtu,
+                };
+                (key, entry)
+            })
+            .collect(),
+        vteps: maps.vteps,
+        memberships: maps.memberships,
+        flood_lists: maps
+            .flood_lists
+            .into_iter()
+            .map(|(key, value)| {
+                let entry = match value.location {
+                    Location::Local => FloodEntry::Local {
+                        device: name(value.ifindex),
+                    },
+                    Location::Remote => FloodEntry::Remote { peer: value.peer },
+                };
+                (key, entry)
+            })
+            .collect(),
+        sas: maps.sas,
+    }
+}
+
+/// The sizes of loaded maps. That of `events` cannot be read and is taken for `events`.
+pub(super) fn map_sizes(pinned: &Pinned, events: u32) -> MapSizes {
+    let maps = pinned.maps();
+    MapSizes {
+        networks: maps.networks.capacity(),
+        local_ports: maps.local_ports.capacity(),
+        endpoints: maps.endpoints.capacity(),
+        addresses: maps.addresses.capacity(),
+        peers: maps.vteps.capacity(),
+        memberships: maps.memberships.capacity(),
+        flood_lists: maps.flood_lists.capacity(),
+        sas: maps.sas.capacity(),
+        events,
+    }
+}
