@@ -6,6 +6,9 @@
 //! kernel over netlink, BPF, nftables and sysctl.
 
 pub mod bpf_object;
+pub mod cli;
 pub mod dataplane;
+pub mod doctor;
 pub mod kernel;
 pub mod secret;
+pub mod state;

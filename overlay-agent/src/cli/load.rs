@@ -1,0 +1,52 @@
+use super::{Failure, Outcome};
+use crate::{
+    dataplane::{
+        desired::MapSizes,
+        objects::{Attachment, Program},
+    },
+    kernel::{bpf::Bpf, host::Directories, links, rtnl},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Interface that carries the underlay
+    #[arg(long, value_name = "IF")]
+    iface: String,
+    /// Where the XDP program runs: in the driver, in the generic path, or not at all
+    #[arg(long, value_enum, default_value_t = Mode::Native)]
+    mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    Native,
+    Generic,
+    Off,
+}
+
+pub async fn run(directories: &Directories, arguments: &Arguments) -> Result<Outcome, Failure> {
+    let rtnl = rtnl::Handle::open()?;
+    let index = links::index(&rtnl, &arguments.iface)
+        .await
+        .map_err(Failure::input)?;
+    let mut bpf = Bpf::load(&directories.pins, &MapSizes::default())?;
+    let programs = [
+        Some(Program::UnderlayAudit),
+        Some(Program::UnderlayRx),
+        match arguments.mode {
+            Mode::Native => Some(Program::UnderlayRxXdpNative),
+            Mode::Generic => Some(Program::UnderlayRxXdpGeneric),
+            Mode::Off => None,
+        },
+    ];
+    for program in programs.into_iter().flatten() {
+        let attachment = Attachment {
+            program,
+            device: arguments.iface.clone(),
+        };
+        bpf.attach(&attachment, index)?;
+        println!("{program} on {}", arguments.iface);
+    }
+    println!("pinned below {}", directories.pins.display());
+    Ok(Outcome::Good)
+}

@@ -1,0 +1,183 @@
+//! The `overlay` command.
+
+mod apply;
+mod clear;
+mod doctor;
+mod keygen;
+mod load;
+mod report;
+mod show;
+mod stop;
+mod table;
+mod verify;
+
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    kernel::{bpf::DEFAULT_PIN_ROOT, host::Directories},
+    state::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR},
+};
+
+/// Encrypted overlay network in eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "overlay", version)]
+struct Arguments {
+    /// Directory of the pins, on a BPF file system
+    #[arg(long, global = true, env = "OVERLAY_PIN_DIR", default_value = DEFAULT_PIN_ROOT)]
+    pin_dir: PathBuf,
+    /// Directory of what must survive a reboot: the ledger of used keys
+    #[arg(long, global = true, env = "OVERLAY_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+    /// Directory of what ends with a reboot
+    #[arg(long, global = true, env = "OVERLAY_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// Say more on standard error; twice for every step (RUST_LOG overrides)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The data plane of this node
+    #[command(subcommand)]
+    Dataplane(Dataplane),
+    /// Check what this host can do, with a remedy for what it cannot
+    Doctor(doctor::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dataplane {
+    /// Make the kernel equal to a file
+    Apply(apply::Arguments),
+    /// Show what is in the kernel against what was applied
+    Show(show::Arguments),
+    /// Remove everything of the overlay from the kernel
+    Clear(clear::Arguments),
+    /// Make random keys for all pairs of nodes
+    Keygen(keygen::Arguments),
+    /// Load, pin and attach the underlay programs with an empty configuration
+    Load(load::Arguments),
+    /// Undo `load`: the same as `clear --yes`
+    Unload,
+    /// Load every program into the kernel once and say what the verifier found
+    Verify(verify::Arguments),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// How a command ended, as its exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// 0: everything is as it was asked for.
+    Good,
+    /// 1: something is reported; what it concerns stays closed.
+    Problem,
+}
+
+/// A command that did not run.
+#[derive(Debug)]
+enum Failure {
+    /// 2: what was asked for makes no sense.
+    Input(anyhow::Error),
+    /// 1: it makes sense, and this host could not.
+    Host(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+impl Failure {
+    fn input(error: impl Into<anyhow::Error>) -> Self {
+        Self::Input(error.into())
+    }
+}
+
+/// Parses the arguments, runs the command, and returns the exit status.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log(arguments.verbose);
+    // One thread: network namespaces belong to threads.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("overlay: cannot start: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Problem) => ExitCode::from(1),
+        Err(Failure::Host(error)) => {
+            eprintln!("overlay: {error:#}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Input(error)) => {
+            eprintln!("overlay: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
+    let directories = Directories {
+        pins: arguments.pin_dir,
+        state: arguments.state_dir,
+        run: arguments.run_dir,
+    };
+    match arguments.command {
+        Command::Dataplane(Dataplane::Apply(arguments)) => {
+            apply::run(directories, &arguments).await
+        }
+        Command::Dataplane(Dataplane::Show(arguments)) => show::run(directories, &arguments).await,
+        Command::Dataplane(Dataplane::Clear(arguments)) => {
+            clear::run(directories, &arguments).await
+        }
+        Command::Dataplane(Dataplane::Unload) => clear::run(directories, &clear::YES).await,
+        Command::Dataplane(Dataplane::Keygen(arguments)) => keygen::run(&arguments),
+        Command::Dataplane(Dataplane::Load(arguments)) => load::run(&directories, &arguments).await,
+        Command::Dataplane(Dataplane::Verify(arguments)) => verify::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&directories, &arguments).await,
+    }
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "overlay_agent=info,warn",
+        2 => "overlay_agent=debug,warn",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
