@@ -289,7 +289,7 @@ fn states_are_added_observed_and_deleted() {
         let shown = command("ip -s xfrm state");
         assert!(shown.contains("aead rfc4106(gcm(aes)) 0xa7a7a7"), "{shown}");
         assert!(shown.contains("(288 bits) 128"), "{shown}");
-        assert_eq!(shown.matches("replay-window 1024").count(), 4, "{shown}");
+        assert_eq!(shown.matches("replay_window 1024").count(), 4, "{shown}");
         assert_eq!(shown.matches("flag esn").count(), 6, "{shown}");
         assert!(
             shown.contains("sel src 10.0.0.2/32 dst 10.0.0.1/32"),

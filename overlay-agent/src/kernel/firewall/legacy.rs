@@ -93,15 +93,11 @@ fn read(chain: &str, listing: &str) -> Option<Accept> {
         .lines()
         .filter_map(|line| line.strip_prefix(&append))
         .collect();
-    let ours: Vec<_> = rules
-        .iter()
-        .filter(|found| **found == rule())
-        .map(|found| (*found).to_owned())
-        .collect();
-    let in_force = ours.len() == 1 && rules.first() == ours.first().map(String::as_str).as_ref();
-    (!ours.is_empty()).then_some(Accept {
-        in_force,
-        rules: ours,
+    let rule = rule();
+    let count = rules.iter().filter(|found| **found == rule).count();
+    (count > 0).then(|| Accept {
+        in_force: count == 1 && rules.first() == Some(&rule.as_str()),
+        rules: vec![rule; count],
     })
 }
 
