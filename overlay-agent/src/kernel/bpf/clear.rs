@@ -29,7 +29,7 @@ pub fn clear(root: &Path) -> Result<(), BpfError> {
 
 pub(super) fn clear_locked(root: &Path, lock: Lock) -> Result<(), BpfError> {
     PinRoot::new(root).check_owner()?;
-    let versions = pin_root::entries(root)?;
+    let versions = pin_root::versions(root)?;
     let mut links = Vec::new();
     for version in &versions {
         links.extend(pin_root::entries(&version.join("links"))?);

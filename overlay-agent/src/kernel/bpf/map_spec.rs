@@ -61,9 +61,15 @@ pub(super) fn size(name: &str, sizes: &MapSizes) -> Option<(&'static str, u32)> 
         map::MEMBERSHIPS => ("memberships", sizes.memberships),
         map::FLOOD_LISTS => ("flood_lists", sizes.flood_lists),
         map::SAS => ("sas", sizes.sas),
-        map::EVENTS => ("events", sizes.events),
+        map::EVENTS => ("events", ring_size(sizes.events)),
         _ => return None,
     })
+}
+
+/// The size that aya gives a ring buffer: a power of two of pages, as the kernel wants it.
+fn ring_size(bytes: u32) -> u32 {
+    let page = rustix::param::page_size() as u32;
+    page.saturating_mul(bytes.div_ceil(page).next_power_of_two())
 }
 
 /// Reads the maps of an object, checks them against the ABI, and applies the sizes.
@@ -161,6 +167,14 @@ mod tests {
         for name in map::ALL {
             abi_shape(name);
         }
+    }
+
+    #[test]
+    fn a_ring_buffer_has_a_power_of_two_of_pages() {
+        let page = rustix::param::page_size() as u32;
+        assert_eq!(ring_size(1), page);
+        assert_eq!(ring_size(page), page);
+        assert_eq!(ring_size(2 * page + 1), 4 * page);
     }
 
     #[test]

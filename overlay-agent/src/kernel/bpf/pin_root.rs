@@ -37,7 +37,7 @@ impl PinRoot {
     }
 
     fn version(&self) -> PathBuf {
-        self.root.join(version_name(ABI_VERSION))
+        self.root.join(format!("v{ABI_VERSION}"))
     }
 
     pub(super) fn maps(&self) -> PathBuf {
@@ -126,28 +126,35 @@ impl PinRoot {
 
     /// Refuses pins of an agent with another map ABI.
     pub(super) fn check_version(&self) -> Result<(), BpfError> {
-        let others: Vec<_> = entries(&self.root)?
+        let others: Vec<_> = versions(&self.root)?
             .into_iter()
-            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-            .filter(|name| *name != version_name(ABI_VERSION))
+            .filter_map(|path| Some(path.file_name()?.to_str()?.strip_prefix('v')?.to_owned()))
+            .filter(|version| *version != ABI_VERSION.to_string())
             .collect();
         if others.is_empty() {
             return Ok(());
         }
         Err(BpfError::OtherAbi {
             root: self.root.clone(),
-            found: others
-                .iter()
-                .map(|name| name.strip_prefix('v').unwrap_or(name))
-                .collect::<Vec<_>>()
-                .join(", "),
+            found: others.join(", "),
             wanted: ABI_VERSION,
         })
     }
 }
 
-fn version_name(version: u32) -> String {
-    format!("v{version}")
+/// The data planes at a root, one per ABI version. Anything else there is not ours to remove, and so
+/// is everything on another file system.
+pub(super) fn versions(root: &Path) -> Result<Vec<PathBuf>, BpfError> {
+    if root.exists() && !is_bpffs(root)? {
+        return Err(BpfError::NotBpffs(root.to_path_buf()));
+    }
+    let is_version = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix('v'))
+            .is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    Ok(entries(root)?.into_iter().filter(is_version).collect())
 }
 
 fn is_bpffs(path: &Path) -> Result<bool, BpfError> {
@@ -191,6 +198,12 @@ mod tests {
     fn a_root_outside_of_any_bpf_file_system_is_refused_and_nothing_is_mounted() {
         let root = PinRoot::new(&std::env::temp_dir().join("overlay-no-bpffs"));
         assert!(matches!(root.mount(), Err(BpfError::NotBpffs(_))));
+    }
+
+    #[test]
+    fn nothing_outside_of_a_bpf_file_system_is_ever_removed() {
+        let root = std::env::temp_dir();
+        assert!(matches!(versions(&root), Err(BpfError::NotBpffs(_))));
     }
 
     #[test]
