@@ -104,6 +104,21 @@ impl Failure {
     }
 }
 
+/// The error and its causes, each said once: many errors carry their cause in their own text.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.contains(cause.trim()) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause.trim());
+    }
+    text
+}
+
 /// Parses the arguments, runs the command, and returns the exit status.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -123,11 +138,11 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Problem) => ExitCode::from(1),
         Err(Failure::Host(error)) => {
-            eprintln!("overlay: {error:#}");
+            eprintln!("overlay: {}", sentence(&error));
             ExitCode::from(1)
         }
         Err(Failure::Input(error)) => {
-            eprintln!("overlay: {error:#}");
+            eprintln!("overlay: {}", sentence(&error));
             ExitCode::from(2)
         }
     }
