@@ -1,7 +1,10 @@
 //! The outer headers of a packet to our port: Ethernet, IPv4 or IPv6, UDP, VXLAN.
 
 use overlay_ebpf::{
-    abi::{Config, DropReason, VtepKey, VtepRole, ids::mapped},
+    abi::{
+        Config, DropReason, VtepKey, VtepRole,
+        ids::{is_mapped, mapped},
+    },
     packet::{
         ethernet::ether_type,
         ip_protocol,
@@ -123,6 +126,10 @@ fn ipv6<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, Drop
             }
             if udp.length != ip.payload_len {
                 return Err(DropReason::BadUdpLength);
+            }
+            if is_mapped(&ip.source) {
+                // In the maps, an IPv4 VTEP looks the same; on the wire nobody has the address.
+                return Err(DropReason::UnknownVtep);
             }
             vxlan(frame, L4 + 8, ip.traffic_class, ip.source, true)
         }

@@ -1,7 +1,10 @@
 //! Anti-spoofing, for both directions: the addresses a frame claims belong to the MAC it comes from.
 
 use overlay_ebpf::{
-    abi::{AddressKey, DropReason, MacAddr, ids::mapped},
+    abi::{
+        AddressKey, DropReason, MacAddr,
+        ids::{is_mapped, mapped},
+    },
     packet::{
         arp::Arp,
         ethernet::ether_type,
@@ -64,8 +67,23 @@ fn check_ipv6<F: Frame>(frame: &F, l3: usize, vni: u32, mac: [u8; 6]) -> Result<
             Err(DropReason::SpoofedAddress)
         };
     }
+    if is_mapped(&ip.source) {
+        // In the maps, an IPv4 address looks the same; as an IPv6 one nobody has it.
+        return Err(DropReason::SpoofedAddress);
+    }
     if !is_own_link_local(&ip.source, mac) {
         owned(vni, ip.source, mac)?;
+    }
+    if ndp::valid_hop_limit(ip.hop_limit)
+        && matches!(
+            ip.next_header,
+            ip_protocol::HOP_BY_HOP | ip_protocol::ROUTING | ip_protocol::DESTINATION_OPTIONS
+        )
+    {
+        // An advertisement could hide behind the extension header (RFC 7113 section 3). ND alone
+        // needs this hop limit (RFC 4861 section 7.1), and sends no such headers. Fragments of ND
+        // are ignored by receivers (RFC 6980).
+        return Err(DropReason::SpoofedAddress);
     }
     if ip.next_header == ip_protocol::ICMPV6
         && let Some(icmp) = frame.bytes::<24>(l3 + 40)

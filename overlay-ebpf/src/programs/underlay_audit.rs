@@ -17,6 +17,13 @@ use super::{
     report::Drop,
 };
 
+/// Extension headers that may stand before UDP, apart from the fragment header.
+macro_rules! extension {
+    () => {
+        ip_protocol::HOP_BY_HOP | ip_protocol::ROUTING | ip_protocol::DESTINATION_OPTIONS
+    };
+}
+
 pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(config) = maps::config() else {
         return Ok(TC_CONTINUE);
@@ -38,11 +45,11 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
             }
             let (source, destination) = (mapped(ip.source), mapped(ip.destination));
             if ip.is_fragment() {
-                return fragment(&source, &destination);
+                return hidden(DropReason::UnderlayFragment, &source, &destination);
             }
             if ip.has_options() {
                 // The port is not where it is read below: judge by the addresses alone.
-                return fragment(&source, &destination);
+                return hidden(DropReason::OuterIpOptions, &source, &destination);
             }
             datagram(ctx, 14 + 20, config.port, &source, &destination)
         }
@@ -57,14 +64,21 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
                 ip_protocol::UDP => {
                     datagram(ctx, 14 + 40, config.port, &ip.source, &ip.destination)
                 }
-                ip_protocol::FRAGMENT => {
-                    // First byte of a fragment header: the protocol of what is fragmented
-                    // (RFC 8200 section 4.5).
-                    match ctx.bytes::<1>(14 + 40) {
-                        Some(&[ip_protocol::UDP]) => fragment(&ip.source, &ip.destination),
-                        _ => Ok(TC_CONTINUE),
+                ip_protocol::FRAGMENT => match ctx.bytes::<1>(14 + 40) {
+                    // First byte of every extension header: the protocol of what follows
+                    // (RFC 8200 section 4).
+                    Some(&[ip_protocol::UDP]) => {
+                        hidden(DropReason::UnderlayFragment, &ip.source, &ip.destination)
                     }
-                }
+                    _ => Ok(TC_CONTINUE),
+                },
+                extension!() => match ctx.bytes::<1>(14 + 40) {
+                    // Behind a second extension header stands whatever its sender likes.
+                    Some(&[ip_protocol::UDP | ip_protocol::FRAGMENT | extension!()]) => {
+                        hidden(DropReason::OuterIpOptions, &ip.source, &ip.destination)
+                    }
+                    _ => Ok(TC_CONTINUE),
+                },
                 _ => Ok(TC_CONTINUE),
             }
         }
@@ -95,7 +109,7 @@ fn datagram(
     };
     let vni = match vxlan::parse(header) {
         Ok(vni) => vni,
-        Err(_) => return Err(drop(DropReason::BadVxlanFlags)),
+        Err(error) => return Err(drop(error.into())),
     };
     let drop = |reason| Drop {
         vni,
@@ -113,14 +127,12 @@ fn datagram(
     }
 }
 
-/// Encapsulated packets carry DF: a fragment between VTEPs hides what it is a fragment of.
+/// Encapsulated packets carry DF and no options: between VTEPs, what hides its port hides what it
+/// is.
 #[inline(always)]
-fn fragment(source: &[u8; 16], destination: &[u8; 16]) -> Result<i32, Drop> {
+fn hidden(reason: DropReason, source: &[u8; 16], destination: &[u8; 16]) -> Result<i32, Drop> {
     if has_role(source, VtepRole::Local) && has_role(destination, VtepRole::Remote) {
-        return Err(Drop::new(
-            DropReason::UnderlayFragment,
-            Direction::ToUnderlay,
-        ));
+        return Err(Drop::new(reason, Direction::ToUnderlay));
     }
     Ok(TC_CONTINUE)
 }
