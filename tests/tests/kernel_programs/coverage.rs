@@ -1,0 +1,85 @@
+//! Every drop reason is produced by a row, or stands here with where it is tested instead.
+
+use std::collections::BTreeSet;
+
+use overlay_ebpf::abi::{DropReason, program};
+
+/// Reasons out of reach of a test run.
+const ELSEWHERE: [(DropReason, &str); 5] = [
+    (
+        DropReason::PlainInEsp,
+        "needs a security path, which a test run does not make: `encrypted_*`",
+    ),
+    (
+        DropReason::UnknownSa,
+        "needs a security path, which a test run does not make: `encrypted_*`",
+    ),
+    (
+        DropReason::SpoofedSpi,
+        "needs a security path, which a test run does not make: `encrypted_*`",
+    ),
+    (
+        DropReason::WrongDestination,
+        "no program gives it: what is not for a VTEP of ours is the host's",
+    ),
+    (DropReason::OuterChecksum, "no program gives it"),
+];
+
+#[test]
+fn every_drop_reason_has_a_row_or_a_place_elsewhere() {
+    let rows: BTreeSet<DropReason> = super::all_rows()
+        .iter()
+        .filter_map(|row| row.drop.map(|(reason, _)| reason))
+        .collect();
+    for reason in DropReason::ALL {
+        let elsewhere = ELSEWHERE.iter().find(|(known, _)| known == reason);
+        match (rows.contains(reason), elsewhere) {
+            (false, None) => panic!("{} has neither", reason.name()),
+            (true, Some((_, place))) => panic!("{} has a row: {place} is wrong", reason.name()),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_program_has_rows_for_each_of_its_verdicts() {
+    use overlay_tests::testrun::row::Verdict::{Drop, Pass, Redirect};
+    let rows: BTreeSet<_> = super::all_rows()
+        .iter()
+        .map(|row| (row.program, format!("{:?}", row.verdict)))
+        .collect();
+    for (name, verdicts) in [
+        (program::ENDPOINT_TX, &[Drop, Redirect][..]),
+        (program::REENTRY, &[Pass, Drop, Redirect]),
+        (program::UNDERLAY_RX_XDP, &[Pass, Drop, Redirect]),
+        (program::UNDERLAY_RX, &[Pass, Drop, Redirect]),
+        (program::DECRYPTED_RX, &[Drop]),
+        (program::UNDERLAY_AUDIT, &[Pass, Drop]),
+        (program::SINK, &[Drop]),
+    ] {
+        for verdict in verdicts {
+            assert!(
+                rows.contains(&(name, format!("{verdict:?}"))),
+                "{name}: {verdict:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_two_rows_are_the_same() {
+    let mut names = BTreeSet::new();
+    for row in super::all_rows() {
+        assert!(
+            names.insert((
+                row.program,
+                row.name.clone(),
+                row.ifindex,
+                row.packet.clone()
+            )),
+            "{}: {}",
+            row.program,
+            row.name
+        );
+    }
+}
