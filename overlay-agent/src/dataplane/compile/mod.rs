@@ -72,3 +72,6 @@ fn config(desired: &DataPlane, facts: &UnderlayFacts, objects: &Objects) -> Conf
         port: settings.port,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,449 @@
+use std::collections::BTreeSet;
+
+use overlay_ebpf::abi::{self, ConfigFlags, NetworkFlags, VtepRole, network::FLOOD_TARGETS_MAX};
+
+use super::*;
+use crate::dataplane::{
+    desired::{Direction, XdpMode},
+    guard::block_policy_key,
+    objects::{
+        Attachment, Conflict, FloodEntry, HOP, Link, PolicyAction, Program, StateMode, XFRM,
+    },
+    problem::Subject,
+    testing::*,
+    validate::Invalid,
+};
+
+fn compiled(desired: &DataPlane) -> Compiled {
+    compile(desired, &facts(desired)).unwrap()
+}
+
+fn blue() -> abi::NetworkKey {
+    abi::NetworkKey { vni: 4096 }
+}
+
+fn lanes(compiled: &Compiled, peer: u32) -> Option<u8> {
+    let entry = compiled.objects.maps.peers.get(&abi::PeerKey { peer })?;
+    Some(entry.tx.lanes)
+}
+
+fn attached(compiled: &Compiled, program: Program) -> BTreeSet<&str> {
+    compiled
+        .objects
+        .attachments
+        .iter()
+        .filter(|a| a.program == program)
+        .map(|a| a.device.as_str())
+        .collect()
+}
+
+fn closes(compiled: &Compiled, words: &str) -> bool {
+    compiled.problems.iter().any(|problem| {
+        problem.closes && problem.reason.contains(words) && !problem.remedy.is_empty()
+    })
+}
+
+#[test]
+fn example_compiles_without_a_problem() {
+    let compiled = compiled(&example());
+    assert_eq!(compiled.problems, []);
+    let objects = &compiled.objects;
+    let network = objects.maps.networks[&blue()];
+    assert_eq!(
+        (network.flags, network.mtu),
+        (NetworkFlags::ENCRYPTED, 1416)
+    );
+    let plain = objects.maps.networks[&abi::NetworkKey { vni: 4097 }];
+    assert_eq!((plain.flags, plain.mtu), (0, 1450));
+    // Two lanes, both directions, only with the peer that shares the encrypted network.
+    assert_eq!(objects.states.len(), 4);
+    assert_eq!(objects.maps.sas.len(), 4);
+    assert_eq!(objects.policies.len(), 2 + 1);
+    assert_eq!(lanes(&compiled, 2), Some(2));
+    assert_eq!(lanes(&compiled, 3), Some(0));
+    // Both share the plain network.
+    assert_eq!(objects.neighbours.len(), 2);
+    assert_eq!(objects.maps.vteps.len(), 3);
+    let own = objects
+        .maps
+        .vteps
+        .values()
+        .find(|vtep| vtep.role == VtepRole::Local);
+    assert_eq!(own.map(|vtep| vtep.peer), Some(1));
+    assert_eq!(
+        attached(&compiled, Program::UnderlayAudit),
+        ["eth0", "eth1"].into()
+    );
+    assert_eq!(attached(&compiled, Program::UnderlayRx), ["eth0"].into());
+    assert_eq!(attached(&compiled, Program::DecryptedRx), [XFRM].into());
+    assert_eq!(attached(&compiled, Program::EndpointTx).len(), 2);
+    assert!(attached(&compiled, Program::Sink).contains(HOP));
+}
+
+#[test]
+fn each_policy_selects_one_mark_and_names_one_sa() {
+    let desired = example();
+    let compiled = compiled(&desired);
+    let local = desired.node.vteps[0];
+    let block = &compiled.objects.policies[&block_policy_key(local, 4789)];
+    assert_eq!(block.action, PolicyAction::Block);
+    for (key, policy) in &compiled.objects.policies {
+        let PolicyAction::Encrypt { spi, .. } = policy.action else {
+            continue;
+        };
+        assert!(
+            policy.priority < block.priority,
+            "the smaller matches first"
+        );
+        assert_eq!(
+            key.mark,
+            desired
+                .settings
+                .mark
+                .mark(spi.slot().get(), spi.lane().get())
+        );
+        assert_eq!(key.mark_mask, desired.settings.mark.mask);
+        assert_eq!(spi.sender().unwrap(), desired.node.index);
+    }
+    for (key, state) in &compiled.objects.states {
+        let outbound = key.source == local;
+        assert_eq!(outbound, state.mode == StateMode::Transport);
+    }
+}
+
+#[test]
+fn installed_slots_keep_their_policies_beside_the_one_in_use() {
+    let mut desired = example();
+    desired.peers.insert(index(2), peer(2, &[0, 1], 2, Some(1)));
+    let compiled = compiled(&desired);
+    assert_eq!(compiled.objects.policies.len(), 4 + 1);
+    let entry = &compiled.objects.maps.peers[&abi::PeerKey { peer: 2 }];
+    assert_eq!((entry.tx.slot, entry.tx.lanes, entry.tx.epoch), (1, 2, 1));
+}
+
+#[test]
+fn kernel_without_esp_keeps_encrypted_networks_closed_and_plain_ones_open() {
+    let desired = example();
+    let mut facts = facts(&desired);
+    facts.features.ipsec = false;
+    let compiled = compile(&desired, &facts).unwrap();
+    assert!(!compiled.objects.maps.networks.contains_key(&blue()));
+    assert_eq!(compiled.objects.maps.networks.len(), 1);
+    assert!(compiled.objects.states.is_empty());
+    assert_eq!(lanes(&compiled, 2), Some(0));
+    assert!(closes(&compiled, "cannot do IPsec"));
+    // The barriers stand all the same.
+    assert_eq!(compiled.objects.policies.len(), 1);
+    assert_eq!(attached(&compiled, Program::UnderlayAudit).len(), 2);
+}
+
+#[test]
+fn missing_firewall_tool_closes_encrypted_networks() {
+    let desired = example();
+    let mut facts = facts(&desired);
+    facts.features.nft = false;
+    let compiled = compile(&desired, &facts).unwrap();
+    assert!(!compiled.objects.maps.networks.contains_key(&blue()));
+    assert_eq!(compiled.objects.firewall, None);
+    assert!(closes(&compiled, "`nft` command is missing"));
+}
+
+#[test]
+fn peer_without_a_route_has_no_entry() {
+    let desired = example();
+    let mut facts = facts(&desired);
+    facts.routes.remove(&desired.peers[&index(2)].vtep);
+    let compiled = compile(&desired, &facts).unwrap();
+    assert_eq!(lanes(&compiled, 2), None);
+    assert_eq!(lanes(&compiled, 3), Some(0));
+    assert!(closes(&compiled, "no route to its VTEP 192.0.2.2"));
+}
+
+#[test]
+fn vtep_on_no_device_closes_its_peers_and_keeps_the_endpoints() {
+    let desired = example();
+    let mut facts = facts(&desired);
+    facts.vteps.clear();
+    let compiled = compile(&desired, &facts).unwrap();
+    assert!(compiled.objects.maps.peers.is_empty());
+    assert!(compiled.objects.maps.networks.is_empty());
+    assert_eq!(compiled.objects.endpoints.len(), 2);
+    assert!(closes(&compiled, "VTEP 192.0.2.1 is on no device"));
+}
+
+#[test]
+fn peer_without_transmit_slot_is_closed_and_still_heard() {
+    let mut desired = example();
+    desired.peers.get_mut(&index(2)).unwrap().transmit = None;
+    let compiled = compiled(&desired);
+    assert_eq!(lanes(&compiled, 2), Some(0));
+    assert_eq!(compiled.objects.states.len(), 4);
+    assert!(closes(&compiled, "no transmit slot"));
+}
+
+#[test]
+fn host_settings_that_break_or_bypass_ipsec_close_the_peers() {
+    let desired = example();
+    let mut strict = facts(&desired);
+    strict.rp_filter_all = 1;
+    let compiled = compile(&desired, &strict).unwrap();
+    assert_eq!(lanes(&compiled, 2), Some(0));
+    assert!(closes(&compiled, "all.rp_filter = 1"));
+
+    let mut bypass = facts(&desired);
+    bypass.disable_xfrm.insert("eth0".into());
+    let compiled = compile(&desired, &bypass).unwrap();
+    assert_eq!(lanes(&compiled, 2), Some(0));
+    assert!(closes(&compiled, "disable_xfrm"));
+
+    let mut foreign = facts(&desired);
+    foreign.conflicts.push(Conflict {
+        opens: true,
+        object: "policy out".into(),
+        effect: "matches first".into(),
+    });
+    let compiled = compile(&desired, &foreign).unwrap();
+    assert!(!compiled.objects.maps.networks.contains_key(&blue()));
+    assert!(closes(&compiled, "policies of other software"));
+}
+
+#[test]
+fn loose_filtering_for_all_devices_gives_the_reentry_device_an_address() {
+    let desired = example();
+    let mut facts = facts(&desired);
+    facts.rp_filter_all = 2;
+    let compiled = compile(&desired, &facts).unwrap();
+    assert_eq!(compiled.objects.addresses.len(), 1);
+    assert_eq!(lanes(&compiled, 2), Some(2));
+}
+
+#[test]
+fn ipv6_vteps_forward_globally_and_keep_router_advertisements() {
+    let mut desired = example();
+    desired.node.vteps.push("2001:db8::1".parse().unwrap());
+    desired.peers.get_mut(&index(2)).unwrap().vtep = "2001:db8::2".parse().unwrap();
+    let mut facts = facts(&desired);
+    let sysctls = |facts: &UnderlayFacts| compile(&desired, facts).unwrap().objects.sysctls;
+    let set = sysctls(&facts);
+    assert_eq!(set["net/ipv6/conf/all/forwarding"], "1");
+    assert_eq!(set["net/ipv6/conf/eth0/accept_ra"], "2");
+    assert!(!set.contains_key("net/ipv4/ip_forward"));
+    facts.features.force_forwarding = true;
+    let set = sysctls(&facts);
+    assert_eq!(set["net/ipv6/conf/ovl-in/force_forwarding"], "1");
+    assert!(!set.contains_key("net/ipv6/conf/all/forwarding"));
+    let mtu = compile(&desired, &facts).unwrap().objects.maps.networks[&blue()].mtu;
+    assert_eq!(mtu, 1396);
+}
+
+#[test]
+fn flood_lists_are_dense_and_local_first() {
+    let mut desired = example();
+    desired.networks.get_mut(&vni(4097)).unwrap().replicate = true;
+    desired.remote_endpoints.push(remote(4097, 3, 9));
+    let compiled = compiled(&desired);
+    let list: Vec<&FloodEntry> = compiled.objects.maps.flood_lists.values().collect();
+    assert!(matches!(list[0], FloodEntry::Local { .. }));
+    assert_eq!(
+        list[1..],
+        [
+            &FloodEntry::Remote { peer: 2 },
+            &FloodEntry::Remote { peer: 3 }
+        ]
+    );
+    for (position, key) in (0..).zip(compiled.objects.maps.flood_lists.keys()) {
+        assert_eq!(key.position, position);
+    }
+    let members = compiled.objects.maps.memberships[&abi::MembershipKey { vni: 4097, peer: 3 }];
+    assert_eq!(members.endpoints, 2);
+}
+
+#[test]
+fn network_with_too_many_flood_targets_stays_closed() {
+    let mut desired = example();
+    desired.networks.get_mut(&vni(4097)).unwrap().replicate = true;
+    for host in 0..=FLOOD_TARGETS_MAX {
+        let mut endpoint = local(4097, 100 + host as u8);
+        endpoint.interface = format!("many{host}");
+        desired.local_endpoints.push(endpoint);
+    }
+    let compiled = compiled(&desired);
+    assert!(
+        !compiled
+            .objects
+            .maps
+            .networks
+            .contains_key(&abi::NetworkKey { vni: 4097 })
+    );
+    assert!(compiled.objects.maps.networks.contains_key(&blue()));
+    assert!(closes(&compiled, "at most 64"));
+}
+
+#[test]
+fn manual_mtu_too_large_closes_the_network_with_the_arithmetic() {
+    let mut desired = example();
+    desired.networks.get_mut(&vni(4096)).unwrap().mtu = Some(1417);
+    let compiled = compiled(&desired);
+    assert!(!compiled.objects.maps.networks.contains_key(&blue()));
+    assert!(closes(&compiled, "1500 − 20 (outer IP)"));
+    assert!(
+        compiled
+            .objects
+            .endpoints
+            .values()
+            .all(|link| link.mtu <= 1450)
+    );
+}
+
+#[test]
+fn xdp_is_attached_as_the_setting_says() {
+    let mut desired = example();
+    let mut facts = facts(&desired);
+    let programs = |desired: &DataPlane, facts: &UnderlayFacts| {
+        let compiled = compile(desired, facts).unwrap();
+        let native = Attachment {
+            program: Program::UnderlayRxXdpNative,
+            device: "eth0".into(),
+        };
+        let generic = Attachment {
+            program: Program::UnderlayRxXdpGeneric,
+            device: "eth0".into(),
+        };
+        let flags = compiled.objects.maps.config.unwrap().flags;
+        let attachments = &compiled.objects.attachments;
+        assert_eq!(
+            attachments.contains(&native),
+            flags & ConfigFlags::XDP_DECAP != 0
+        );
+        (
+            attachments.contains(&native),
+            attachments.contains(&generic),
+        )
+    };
+    assert_eq!(programs(&desired, &facts), (false, false));
+    facts.native_xdp.insert("eth0".into());
+    assert_eq!(programs(&desired, &facts), (true, false));
+    desired.settings.xdp = XdpMode::Off;
+    assert_eq!(programs(&desired, &facts), (false, false));
+    desired.settings.xdp = XdpMode::Generic;
+    assert_eq!(programs(&desired, &facts), (false, true));
+}
+
+#[test]
+fn map_too_small_is_an_error_that_names_map_and_setting() {
+    let mut desired = example();
+    desired.settings.map_sizes.endpoints = 2;
+    let errors = compile(&desired, &facts(&desired)).unwrap_err();
+    assert_eq!(
+        errors[0].to_string(),
+        "settings: map endpoints would need 5 entries and holds 2: raise map_sizes.endpoints"
+    );
+}
+
+#[test]
+fn marks_of_other_software_are_warned_of() {
+    let mut desired = example();
+    desired.settings.mark.mask |= 0x4f00;
+    let compiled = compiled(&desired);
+    let warnings: Vec<&str> = compiled
+        .problems
+        .iter()
+        .filter(|problem| !problem.closes && problem.subject == Subject::Node)
+        .map(|problem| problem.reason.as_str())
+        .collect();
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings[0].contains("kube-proxy") && warnings[1].contains("Cilium"));
+}
+
+#[test]
+fn links_carry_the_settings() {
+    let mut desired = example();
+    desired.settings.if_id = 5;
+    let compiled = compiled(&desired);
+    assert!(matches!(
+        compiled.objects.links[XFRM],
+        Link::Xfrm { if_id: 5, .. }
+    ));
+    assert!(
+        compiled
+            .objects
+            .states
+            .values()
+            .any(|s| s.mode == StateMode::Beet { if_id: 5 })
+    );
+}
+
+#[test]
+fn contradictions_are_refused_by_name() {
+    type Spoil = fn(&mut DataPlane);
+    let cases: [(&str, Spoil); 17] = [
+        ("own", |d| {
+            let mut peer = d.peers.remove(&index(3)).unwrap();
+            peer.index = index(1);
+            d.remote_endpoints.retain(|e| e.peer != index(3));
+            d.peers.insert(index(1), peer);
+        }),
+        ("address of its own", |d| {
+            d.peers.get_mut(&index(3)).unwrap().vtep = "192.0.2.2".parse().unwrap();
+        }),
+        ("no IPv6 VTEP", |d| {
+            d.peers.get_mut(&index(3)).unwrap().vtep = "2001:db8::3".parse().unwrap();
+        }),
+        ("at most one IPv4", |d| {
+            d.node.vteps.push("192.0.2.9".parse().unwrap())
+        }),
+        ("cannot be a VTEP", |d| {
+            d.node.vteps[0] = "127.0.0.1".parse().unwrap()
+        }),
+        ("belongs to endpoint local4096-1 and to", |d| {
+            d.remote_endpoints[0].mac = d.local_endpoints[0].mac;
+        }),
+        ("address 10.0.0.1 belongs to", |d| {
+            d.remote_endpoints[0].addresses = vec!["10.0.0.1".parse().unwrap()];
+        }),
+        ("there is no network with VNI 5000", |d| {
+            d.remote_endpoints[0].vni = vni(5000)
+        }),
+        ("there is no peer 9", |d| {
+            d.remote_endpoints[0].peer = index(9)
+        }),
+        ("no outbound SA for lane 1", |d| {
+            d.peers
+                .get_mut(&index(2))
+                .unwrap()
+                .sas
+                .retain(|sa| sa.direction == Direction::In || sa.lane.get() == 0);
+        }),
+        ("used by epochs 0 and 7", |d| {
+            d.peers.get_mut(&index(2)).unwrap().sas[3].epoch = abi::Epoch::new(7);
+        }),
+        ("they would share SPI", |d| {
+            let peer = d.peers.get_mut(&index(2)).unwrap();
+            peer.sas.push(sa(Direction::In, 2, 0, 0, 5));
+        }),
+        ("repeats nonces", |d| {
+            let peer = d.peers.get_mut(&index(2)).unwrap();
+            peer.sas[1].keying = peer.sas[0].keying.clone();
+        }),
+        ("do not fit", |d| d.settings.mark.shift = 0),
+        ("must be below block_priority", |d| {
+            d.settings.policy_priority = u32::MAX
+        }),
+        ("is no interface name", |d| {
+            d.local_endpoints[0].interface = "a/b".into()
+        }),
+        ("a group address", |d| {
+            d.local_endpoints[0].mac = abi::MacAddr([1, 0, 0, 0, 0, 1])
+        }),
+    ];
+    for (words, spoil) in cases {
+        let mut desired = example();
+        spoil(&mut desired);
+        let errors = compile(&desired, &facts(&example())).unwrap_err();
+        let texts: Vec<String> = errors.iter().map(Invalid::to_string).collect();
+        assert!(
+            texts.iter().any(|text| text.contains(words)),
+            "{words}: {texts:?}"
+        );
+    }
+}
