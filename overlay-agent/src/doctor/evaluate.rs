@@ -161,7 +161,7 @@ fn modules(found: &Findings) -> Vec<Check> {
                     module.name, module.purpose
                 ),
                 format!(
-                    "install the kernel's modules (`modprobe {}` says why not), unless it is built in",
+                    "install the kernel's modules (`modprobe {}` says why not)",
                     module.name
                 ),
             ),

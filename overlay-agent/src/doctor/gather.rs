@@ -13,9 +13,7 @@ use crate::{
 
 /// Looks at everything. What cannot be looked at counts as missing.
 pub async fn gather(pins: &Path, settings: &Settings, vteps: &[std::net::IpAddr]) -> Findings {
-    let modules = modules::WANTED
-        .map(|module| (module, modules::load(module.name)))
-        .into();
+    let modules = modules::load_wanted();
     let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     let nft = features::nft();
     let (devices, other_vxlan) = devices(settings.port).await;
@@ -42,7 +40,11 @@ pub async fn gather(pins: &Path, settings: &Settings, vteps: &[std::net::IpAddr]
         bpf_object: crate::bpf_object::BPF_OBJECT.is_some(),
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         bpffs: is_bpffs(pins),
-        jit: number("net/core/bpf_jit_enable") > 0,
+        // Only the first network namespace shows the setting.
+        jit: sysctl::read("net/core/bpf_jit_enable")
+            .ok()
+            .flatten()
+            .is_none_or(|value| value != "0"),
         tcx: bpf::supports_tcx().unwrap_or(false),
         decap_l3: bpf::supports_decap_l3().unwrap_or(false),
         modules,

@@ -1,11 +1,13 @@
 //! Kernel modules: loaded if the kernel has them as modules and lets us.
 
-use std::{path::Path, process::Command};
+use std::{collections::BTreeSet, path::Path, process::Command};
 
 /// A module and what is missing without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Module {
     pub name: &'static str,
+    /// A function of it: what is built in shows in /proc/kallsyms and may show nowhere else.
+    pub symbol: &'static str,
     pub purpose: &'static str,
     /// Encrypted networks stay closed without it.
     pub for_ipsec: bool,
@@ -15,46 +17,55 @@ pub struct Module {
 pub const WANTED: [Module; 9] = [
     Module {
         name: "veth",
+        symbol: "veth_xmit",
         purpose: "endpoints, and the hop on the way to IPsec",
         for_ipsec: false,
     },
     Module {
         name: "vxlan",
+        symbol: "vxlan_xmit",
         purpose: "VXLAN GRO",
         for_ipsec: false,
     },
     Module {
         name: "nf_tables",
+        symbol: "nft_do_chain",
         purpose: "the firewall against local injection",
         for_ipsec: false,
     },
     Module {
         name: "esp4",
+        symbol: "esp_init_state",
         purpose: "ESP over IPv4",
         for_ipsec: true,
     },
     Module {
         name: "esp6",
+        symbol: "esp6_init_state",
         purpose: "ESP over IPv6",
         for_ipsec: true,
     },
     Module {
         name: "esp4_offload",
+        symbol: "esp4_gso_segment",
         purpose: "GSO through ESP over IPv4 (speed)",
         for_ipsec: false,
     },
     Module {
         name: "esp6_offload",
+        symbol: "esp6_gso_segment",
         purpose: "GSO through ESP over IPv6 (speed)",
         for_ipsec: false,
     },
     Module {
         name: "xfrm_interface",
+        symbol: "xfrmi_newlink",
         purpose: "the device on which decrypted packets appear",
         for_ipsec: true,
     },
     Module {
         name: "xfrm_user",
+        symbol: "xfrm_user_rcv_msg",
         purpose: "IPsec by netlink",
         for_ipsec: true,
     },
@@ -65,47 +76,50 @@ pub const WANTED: [Module; 9] = [
 pub enum Presence {
     /// In the kernel: built in, or loaded.
     Loaded,
-    /// `modprobe` did not find or load it. The kernel may still have it built in without saying so.
+    /// Neither, and `modprobe` did not change that.
     NotLoaded,
 }
 
-/// Loads a module unless it is there. Whether a feature works is found by trying it, not by this.
-pub fn load(name: &str) -> Presence {
-    if is_loaded(name) {
-        return Presence::Loaded;
-    }
-    // It succeeds for built-in code, too.
-    let loaded = Command::new("modprobe")
-        .args(["--quiet", "--", name])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if loaded || is_loaded(name) {
-        Presence::Loaded
-    } else {
-        Presence::NotLoaded
-    }
-}
-
-/// Loads what a data plane asks for.
-pub fn load_wanted() {
-    for module in WANTED {
-        if load(module.name) == Presence::NotLoaded {
+/// Loads what a data plane asks for. Whether a feature works is found by trying it, not by this.
+pub fn load_wanted() -> Vec<(Module, Presence)> {
+    let presence = load_all(&WANTED);
+    for (module, presence) in WANTED.iter().zip(&presence) {
+        if *presence == Presence::NotLoaded {
             tracing::debug!(module = module.name, "not loaded");
         }
     }
+    WANTED.into_iter().zip(presence).collect()
 }
 
-fn is_loaded(name: &str) -> bool {
-    Path::new("/sys/module").join(name).exists() || is_builtin(name)
+fn load_all(modules: &[Module]) -> Vec<Presence> {
+    let symbols = symbols(modules);
+    modules
+        .iter()
+        .map(|module| {
+            let loaded = Path::new("/sys/module").join(module.name).exists()
+                || symbols.contains(module.symbol)
+                // It succeeds for built-in code, too.
+                || Command::new("modprobe")
+                    .args(["--quiet", "--", module.name])
+                    .output()
+                    .is_ok_and(|output| output.status.success());
+            if loaded {
+                Presence::Loaded
+            } else {
+                Presence::NotLoaded
+            }
+        })
+        .collect()
 }
 
-fn is_builtin(name: &str) -> bool {
-    let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") else {
-        return false;
-    };
-    let list = format!("/lib/modules/{}/modules.builtin", release.trim());
-    std::fs::read_to_string(list).is_ok_and(|list| {
-        list.lines()
-            .any(|line| line.ends_with(&format!("/{name}.ko")))
-    })
+/// Those of the modules' symbols that the kernel has.
+fn symbols(modules: &[Module]) -> BTreeSet<&'static str> {
+    let list = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    list.lines()
+        .filter_map(|line| line.split_whitespace().nth(2))
+        .filter_map(|name| {
+            let module = modules.iter().find(|module| module.symbol == name)?;
+            Some(module.symbol)
+        })
+        .collect()
 }

@@ -20,9 +20,9 @@ use super::desired::{
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// Line, column and the field are in the message.
-    #[error("{0}")]
+    #[error(transparent)]
     Toml(#[from] toml::de::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Json(#[from] serde_json::Error),
     #[error("{what}: there is no network `{name}`: add it to networks")]
     UnknownNetwork { what: String, name: String },
