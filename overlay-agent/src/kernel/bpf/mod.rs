@@ -15,6 +15,7 @@ mod clsact;
 mod counters;
 mod error;
 mod events;
+mod grace;
 mod hook;
 mod loader;
 mod lock;

@@ -299,6 +299,57 @@ pub(super) fn array_read(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) -> i
     unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }.map(drop)
 }
 
+/// Creates a map with keys and values of four bytes and one entry; `inner` is an example of what
+/// a map of maps holds.
+pub(super) fn map_create(
+    map_type: bpf_map_type,
+    inner: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Attr {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        map_flags: u32,
+        inner_map_fd: u32,
+    }
+    let mut attr = Attr {
+        map_type: map_type as u32,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        map_flags: 0,
+        inner_map_fd: inner.map_or(0, fd_number),
+    };
+    // SAFETY: no pointers; BPF_MAP_CREATE returns a descriptor.
+    unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }
+}
+
+/// Puts a map into the only entry of a map of maps made by [`map_create`].
+pub(super) fn map_of_maps_set(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Attr {
+        map_fd: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let index = 0u32;
+    let value = fd_number(inner);
+    let mut attr = Attr {
+        map_fd: fd_number(outer),
+        key: std::ptr::from_ref(&index) as u64,
+        value: std::ptr::from_ref(&value) as u64,
+        ..Attr::zeroed()
+    };
+    // SAFETY: keys and values of a map of maps have four bytes, and both outlive the call.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
 /// Loads a TC program from instructions.
 pub(super) fn classifier_load(instructions: &[u64], license: &CStr) -> io::Result<OwnedFd> {
     #[repr(C)]

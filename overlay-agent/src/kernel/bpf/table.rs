@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _, marker::PhantomData};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use bytemuck::{CheckedBitPattern, NoUninit};
 
-use super::error::BpfError;
+use super::{error::BpfError, grace};
 
 /// A hash map with keys `K` of `KS` bytes and values `V` of `VS` bytes.
 #[derive(Debug)]
@@ -15,8 +15,20 @@ pub struct Table<K, V, const KS: usize, const VS: usize> {
     /// Field of `map_sizes` that sets the capacity.
     setting: &'static str,
     capacity: u32,
+    reuse: Reuse,
     map: HashMap<MapData, [u8; KS], [u8; VS]>,
     types: PhantomData<fn() -> (K, V)>,
+}
+
+/// Whether a new entry may get memory that a program could still be reading; see [`grace`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    /// Nothing was freed since the last grace period.
+    Impossible,
+    /// An entry was freed, or may have been by an earlier process.
+    Possible,
+    /// Reading another key's entry does no harm.
+    Harmless,
 }
 
 impl<K, V, const KS: usize, const VS: usize> Table<K, V, KS, VS>
@@ -45,6 +57,7 @@ where
             name,
             setting,
             capacity,
+            reuse: Reuse::Possible,
             map,
             types: PhantomData,
         })
@@ -65,34 +78,57 @@ where
         }
     }
 
-    /// Adds or replaces an entry. A reader in the kernel sees the old value or the new one.
+    /// For a map in which a program may read another key's entry for one packet without harm.
+    pub(super) fn harmless(mut self) -> Self {
+        self.reuse = Reuse::Harmless;
+        self
+    }
+
+    /// Adds or replaces an entry. A program sees the old value or the new one, and never that of
+    /// another key.
+    ///
+    /// The first write after a replacement or a deletion waits for the programs that are running,
+    /// some milliseconds: of many changes, make the deletions first, then the additions.
     pub fn put(&mut self, key: &K, value: &V) -> Result<(), BpfError> {
-        self.map
-            .insert(to_array(key), to_array(value), 0)
-            .map_err(|source| match source {
-                MapError::SyscallError(error)
-                    if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
-                {
-                    BpfError::MapFull {
-                        map: self.name,
-                        capacity: self.capacity,
-                        setting: self.setting,
-                    }
-                }
-                source => self.failed("write to", source),
-            })
+        /// Flags of include/uapi/linux/bpf.h.
+        const BPF_ANY: u64 = 0;
+        const BPF_NOEXIST: u64 = 1;
+        if self.reuse == Reuse::Possible {
+            grace::wait()
+                .map_err(|source| self.failed("wait for the readers of", source.into()))?;
+            self.reuse = Reuse::Impossible;
+        }
+        let (key, value) = (to_array(key), to_array(value));
+        let mut result = self.map.insert(key, value, BPF_NOEXIST);
+        if errno(&result) == Some(libc::EEXIST) {
+            self.freed();
+            result = self.map.insert(key, value, BPF_ANY);
+        }
+        if errno(&result) == Some(libc::E2BIG) {
+            return Err(BpfError::MapFull {
+                map: self.name,
+                capacity: self.capacity,
+                setting: self.setting,
+            });
+        }
+        result.map_err(|source| self.failed("write to", source))
     }
 
     /// Removes an entry; tells whether there was one.
     pub fn delete(&mut self, key: &K) -> Result<bool, BpfError> {
-        match self.map.remove(&to_array(key)) {
-            Ok(()) => Ok(true),
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-            {
-                Ok(false)
-            }
-            Err(source) => Err(self.failed("delete from", source)),
+        let result = self.map.remove(&to_array(key));
+        if errno(&result) == Some(libc::ENOENT) {
+            return Ok(false);
+        }
+        self.freed();
+        result
+            .map(|()| true)
+            .map_err(|source| self.failed("delete from", source))
+    }
+
+    fn freed(&mut self) {
+        if self.reuse == Reuse::Impossible {
+            self.reuse = Reuse::Possible;
         }
     }
 
@@ -120,6 +156,13 @@ where
             map: self.name,
             source,
         }
+    }
+}
+
+fn errno(result: &Result<(), MapError>) -> Option<i32> {
+    match result {
+        Err(MapError::SyscallError(error)) => error.io_error.raw_os_error(),
+        _ => None,
     }
 }
 
