@@ -25,8 +25,8 @@ pub const V4: usize = 14 + 20 + 8 + 8;
 /// The same behind IPv6.
 pub const V6: usize = 14 + 40 + 8 + 8;
 
-/// `bpf_skb_adjust_room` refuses to leave less than an outer IP header behind the Ethernet header.
-const SHORTEST: u32 = 14 + 40;
+/// Length of the shortest frame that Ethernet carries, without its checksum.
+const PADDED: u32 = 60;
 
 /// Takes `OVERHEAD` bytes off and delivers.
 #[inline(always)]
@@ -39,14 +39,6 @@ pub fn skb<const OVERHEAD: usize>(
 ) -> Result<i32, DropReason> {
     let length = ctx.len() - OVERHEAD as u32;
     let inner_ecn = congestion::<OVERHEAD>(ctx, outer, arrival)?;
-    if length < SHORTEST {
-        // Short frames get the padding that Ethernet itself would give them.
-        // SAFETY: the context is the program's own.
-        let padded = unsafe { bpf_skb_change_tail(ctx.skb.skb, OVERHEAD as u32 + SHORTEST + 6, 0) };
-        if padded != 0 {
-            return Err(DropReason::DecapFailed);
-        }
-    }
     let same_family = match arrival.ether_type {
         ether_type::IPV4 => !outer.ipv6,
         ether_type::IPV6 => outer.ipv6,
@@ -66,6 +58,18 @@ pub fn skb<const OVERHEAD: usize>(
                 protocol_right = true;
             }
             _ => {}
+        }
+    }
+    // `bpf_skb_adjust_room` refuses to leave less than an IP header of the family of
+    // `skb->protocol`, or of the one that a flag names, behind the Ethernet header.
+    let ipv4_behind = !outer.ipv6 || flags & u64::from(BPF_F_ADJ_ROOM_DECAP_L3_IPV4) != 0;
+    if length < 14 + if ipv4_behind { 20 } else { 40 } {
+        // Short frames get the padding that Ethernet itself would give them. Only where they must:
+        // a packet of which the kernel knows that it is encapsulated cannot be made longer.
+        // SAFETY: the context is the program's own.
+        let padded = unsafe { bpf_skb_change_tail(ctx.skb.skb, OVERHEAD as u32 + PADDED, 0) };
+        if padded != 0 {
+            return Err(DropReason::DecapFailed);
         }
     }
     // The Ethernet header in front stays; what is behind it goes.
