@@ -109,6 +109,8 @@ pub fn move_words<const N: usize>(ctx: &TcContext, from: usize, to: usize) -> Op
 /// Fields of `struct __sk_buff` that the programs use beyond length and bytes.
 pub trait SkBuffFields {
     fn ifindex(&self) -> u32;
+    /// Ethertype, as the kernel has taken it from the header.
+    fn protocol(&self) -> u16;
     fn has_vlan_tag(&self) -> bool;
     /// Bytes of payload per segment of a GSO packet, else 0.
     fn gso_size(&self) -> u32;
@@ -123,6 +125,12 @@ impl SkBuffFields for TcContext {
     fn ifindex(&self) -> u32 {
         // SAFETY: `skb` is the program's context.
         unsafe { (*self.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u16 {
+        // SAFETY: `skb` is the program's context.
+        u16::from_be(unsafe { (*self.skb.skb).protocol } as u16)
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ pub mod arrival;
 pub mod decrypted_rx;
 pub mod deliver;
 pub mod endpoint_tx;
+mod ethernet_header;
 pub mod frame;
 pub mod maps;
 pub mod outer;

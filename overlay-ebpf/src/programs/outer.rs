@@ -140,7 +140,7 @@ fn ipv6<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, Drop
 }
 
 #[inline(always)]
-fn port_match<F: Frame>(frame: &F, l4: usize, config: &Config) -> Option<Udp> {
+pub fn port_match<F: Frame>(frame: &F, l4: usize, config: &Config) -> Option<Udp> {
     let udp = Udp::parse(frame.bytes::<8>(l4)?);
     (udp.destination_port == config.port).then_some(udp)
 }

@@ -6,7 +6,7 @@ use overlay_ebpf::abi::Direction;
 use super::{
     TC_CONTINUE,
     arrival::{self, Path},
-    deliver, frame, maps,
+    deliver, ethernet_header, frame, maps,
     outer::{self, Class},
     report::Drop,
 };
@@ -20,6 +20,7 @@ pub fn underlay_rx(ctx: &TcContext) -> Result<i32, Drop> {
         return Ok(TC_CONTINUE);
     };
     frame::make_linear(ctx, outer::MAX_LEN);
+    ethernet_header::restore(ctx, config);
     let drop = |reason| Drop::new(reason, Direction::FromUnderlay);
     let outer = match outer::classify(ctx, config, ctx.len()).map_err(drop)? {
         Class::Vxlan(outer) => outer,
