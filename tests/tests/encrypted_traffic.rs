@@ -1,0 +1,157 @@
+//! Traffic over encrypted networks: it passes, and the wire sees ESP alone.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use overlay_tests::lab::{
+    Family, Lab, NetworkSpec, NodeSpec, Spec,
+    checks::{self, Load, MARKER},
+    traffic::{Iperf, Stream, UdpEcho, transfer},
+    wire::{Capture, Direction, Wire},
+};
+
+const BLUE: u32 = 4096;
+const GREEN: u32 = 4097;
+
+fn pair(family: Family) -> Spec {
+    let node = || NodeSpec::new().family(family);
+    Spec::new()
+        .lanes(2)
+        .network(NetworkSpec::encrypted("blue", BLUE))
+        .network(NetworkSpec::plain("green", GREEN))
+        .node(node().container("a", &["blue", "green"]))
+        .node(node().container("b", &["blue", "green"]))
+}
+
+/// Of the encrypted network there is ESP and nothing else, and no nonce twice.
+fn only_esp(wire: &Wire) -> Result<()> {
+    wire.complete()?;
+    ensure!(wire.esp() > 100, "{}", wire.summary());
+    ensure!(wire.vxlan(BLUE) == 0, "in clear: {}", wire.summary());
+    let repeated = wire.repeated_nonces();
+    ensure!(repeated.is_empty(), "nonces repeated: {repeated:?}");
+    Ok(())
+}
+
+fn all_traffic(family: Family) -> Result<()> {
+    let lab = Lab::up(pair(family))?;
+    let capture = lab.capture()?;
+    checks::traffic(&lab, "a", "b", "blue", Load::FULL)?;
+    let wire = capture.stop()?;
+    only_esp(&wire)?;
+    ensure!(
+        wire.frames_with(MARKER) == 0,
+        "the plaintext is on the wire"
+    );
+
+    // The same, unencrypted, is found: the search works.
+    let capture = lab.capture()?;
+    checks::traffic(&lab, "a", "b", "green", Load::LIGHT)?;
+    let wire = capture.stop()?;
+    ensure!(wire.vxlan(GREEN) > 100, "{}", wire.summary());
+    ensure!(wire.esp() == 0, "{}", wire.summary());
+    ensure!(wire.frames_with(MARKER) > 100, "the search finds nothing");
+
+    checks::too_big_is_answered(&lab, "a", "b", "blue").with_context(|| checks::drops(&lab))?;
+    for node in &lab.nodes {
+        let again = node.apply(&lab.keyring)?;
+        ensure!(again.changes()? == 0, "a second apply: {again:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn all_traffic_passes_over_ipv4_and_the_wire_sees_esp_alone() -> Result<()> {
+    all_traffic(Family::V4)
+}
+
+#[test]
+fn all_traffic_passes_over_ipv6_and_the_wire_sees_esp_alone() -> Result<()> {
+    all_traffic(Family::V6)
+}
+
+#[test]
+fn large_packets_stay_whole_until_esp() -> Result<()> {
+    let lab = Lab::up(pair(Family::V4))?;
+    let (a, b, ip) = (lab.netns("a")?, lab.netns("b")?, lab.ip("b", "blue")?);
+    let inside = Capture::start(&lab.nodes[0].netns, &["ovl-in".into()], Direction::Both)?;
+    let capture = lab.capture()?;
+    transfer(a, b, ip, 4 << 20, MARKER)?;
+    let largest = |wire: &Wire| wire.frames().map(|frame| frame.bytes.len()).max();
+    let before_esp = largest(&inside.stop()?).unwrap_or(0);
+    let wire = capture.stop()?;
+    only_esp(&wire)?;
+    let on_the_wire = largest(&wire).unwrap_or(0);
+    ensure!(on_the_wire <= 1514, "{on_the_wire} bytes on the wire");
+    ensure!(
+        before_esp > 8000,
+        "segmented before ESP: {before_esp} bytes"
+    );
+    let result = Iperf::new(a, b, ip).seconds(2).run()?;
+    ensure!(result.bits_per_second > 20e6, "{result:?}");
+    Ok(())
+}
+
+#[test]
+fn a_stock_node_with_transport_mode_and_ours_exchange_all_traffic() -> Result<()> {
+    for family in Family::BOTH {
+        let lab = Lab::up(
+            Spec::new()
+                .lanes(2)
+                .network(NetworkSpec::encrypted("blue", BLUE).mtu(1360))
+                .node(NodeSpec::new().family(family).container("ours", &["blue"]))
+                .node(
+                    NodeSpec::stock()
+                        .family(family)
+                        .container("theirs", &["blue"]),
+                ),
+        )?;
+        let capture = lab.capture()?;
+        checks::traffic(&lab, "ours", "theirs", "blue", Load::LIGHT)
+            .with_context(|| format!("{family:?} underlay"))?;
+        checks::traffic(&lab, "theirs", "ours", "blue", Load::LIGHT)
+            .with_context(|| format!("{family:?} underlay"))?;
+        let wire = capture.stop()?;
+        only_esp(&wire)?;
+        ensure!(wire.frames_with(MARKER) == 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn keys_are_replaced_under_traffic_without_loss() -> Result<()> {
+    let mut lab = Lab::up(pair(Family::V4))?;
+    lab.ping("a", "b", "blue")?.count(2).run()?;
+    let echo = UdpEcho::start(lab.netns("b")?, lab.ip("b", "blue")?, 7)?;
+    let capture = lab.capture()?;
+    let stream = Stream::start(lab.netns("a")?, echo.address, 400, 300, MARKER)?;
+    let rotation = |lab: &mut Lab| -> Result<()> {
+        for (epoch, slot) in [(2, 2), (3, 3)] {
+            lab.stage(epoch, slot)?;
+            lab.activate(epoch, slot)?;
+            std::thread::sleep(Duration::from_millis(200));
+            lab.retire(slot - 1)?;
+        }
+        Ok(())
+    };
+    let rotated = rotation(&mut lab);
+    std::thread::sleep(Duration::from_millis(200));
+    let result = stream.stop()?;
+    rotated?;
+    result.lossless().with_context(|| checks::drops(&lab))?;
+    let wire = capture.stop()?;
+    only_esp(&wire)?;
+    let mut slots: Vec<u32> = wire.esp_headers().map(|esp| esp.spi >> 4 & 0xff).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    ensure!(slots == [1, 2, 3], "slots on the wire: {slots:?}");
+    for node in &lab.nodes {
+        let states = node.netns.ip("xfrm state")?;
+        let count = states.matches("proto esp spi").count();
+        ensure!(
+            count == 4,
+            "{count} SAs of 2 lanes and 2 directions: {states}"
+        );
+    }
+    Ok(())
+}
