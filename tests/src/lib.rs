@@ -1,4 +1,5 @@
 //! Shared pieces of the end-to-end tests.
 
+pub mod hostile2;
 pub mod lab;
 pub mod testrun;

@@ -4,7 +4,7 @@ use std::{
     io,
     mem::size_of,
     net::UdpSocket,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -95,6 +95,13 @@ impl RawSocket {
                 Ok::<_, io::Error>(Self { socket, vnet })
             })?
             .with_context(|| format!("open a packet socket on {device} in {}", netns.name()))
+    }
+
+    /// Marks every packet that it sends (`SO_MARK`).
+    pub fn set_mark(&self, mark: u32) -> Result<()> {
+        let value = libc::c_int::from_ne_bytes(mark.to_ne_bytes());
+        set_option(&self.socket, libc::SOL_SOCKET, libc::SO_MARK, value)
+            .context("mark a packet socket")
     }
 
     /// Sends a frame from its Ethernet header on.
@@ -230,7 +237,7 @@ fn interface_index(device: &str) -> io::Result<libc::c_int> {
 }
 
 fn set_option(
-    socket: &OwnedFd,
+    socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,
     value: libc::c_int,
