@@ -159,7 +159,7 @@ fn no_nonce_repeats_under_gso_load_on_several_lanes() -> Result<()> {
 }
 
 fn gso(lab: &Lab, to: IpAddr) -> Result<()> {
-    let sent = each_once(lab, |lab| bulk(lab, to, 8, 1 << 20)).context("TCP")?;
+    let sent = each_once(lab, |lab| bulk(lab, to, 8, 1 << 18)).context("TCP")?;
     ensure!(busy(&sent, 100) >= 2, "TCP: one lane did it all");
 
     let sent = each_once(lab, |lab| {
@@ -448,7 +448,7 @@ fn no_nonce_repeats_across_applies_and_a_change_of_slot() -> Result<()> {
         thread::sleep(Duration::from_millis(500));
         let mut iperf = Command::new("nsenter");
         iperf.arg(format!("--net={}", a.display()));
-        // Paced, so that the capture keeps up.
+        // Paced, so that emulated machines have time for the rest; long writes are GSO packets.
         iperf.args([
             "iperf3",
             "-c",
@@ -456,7 +456,9 @@ fn no_nonce_repeats_across_applies_and_a_change_of_slot() -> Result<()> {
             "-P",
             "4",
             "-b",
-            "4M",
+            "500K",
+            "-l",
+            "64K",
             "-t",
             "120",
         ]);
@@ -606,7 +608,7 @@ fn no_nonce_repeats_where_the_low_sequence_number_wraps() -> Result<()> {
         before.values().all(|sa| sa.sequence == u64::from(START)),
         "{before:?}"
     );
-    let (sent, ()) = watch(&lab, |lab| bulk(lab, lab.ip("b", "blue")?, 8, 1 << 20))?;
+    let (sent, ()) = watch(&lab, |lab| bulk(lab, lab.ip("b", "blue")?, 8, 1 << 18))?;
     sent.no_repetition()?;
     let after = outbound_sas(&lab.node(1)?.netns, source)?;
     let crossed: Vec<_> = after
