@@ -28,17 +28,7 @@ pub struct Arguments {
 
 pub async fn run(directories: Directories, arguments: &Arguments) -> Result<Outcome, Failure> {
     let (file, desired) = read(&arguments.file)?;
-    validate::validate(&desired).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Failure::Input(anyhow!(
-            "{}:\n  {}",
-            arguments.file.display(),
-            lines.join("\n  ")
-        ))
-    })?;
-    let last = LastDesired::read(&directories.run)?;
-    let before = last.as_ref().map(LastDesired::settings).unwrap_or_default();
-    let mut host = Host::open(directories.clone(), &desired.settings, &before)?;
+    let (mut host, last) = open(&directories, &desired)?;
     if arguments.dry_run {
         return dry_run(&mut host, &desired).await;
     }
@@ -57,8 +47,19 @@ pub async fn run(directories: Directories, arguments: &Arguments) -> Result<Outc
     Ok(report::print(&report, !arguments.quiet))
 }
 
-/// The file, and the data plane with the keys that the file names.
-fn read(path: &Path) -> Result<(File, DataPlane), Failure> {
+/// The host to look at, which also knows the objects of the data plane that was applied last.
+pub(super) fn open(
+    directories: &Directories,
+    desired: &DataPlane,
+) -> Result<(Host, Option<LastDesired>), Failure> {
+    let last = LastDesired::read(&directories.run)?;
+    let before = last.as_ref().map(LastDesired::settings).unwrap_or_default();
+    let host = Host::open(directories.clone(), &desired.settings, &before)?;
+    Ok((host, last))
+}
+
+/// The file, and the valid data plane with the keys that the file names.
+pub(super) fn read(path: &Path) -> Result<(File, DataPlane), Failure> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("read {}", path.display()))
         .map_err(Failure::Input)?;
@@ -76,6 +77,10 @@ fn read(path: &Path) -> Result<(File, DataPlane), Failure> {
         .desired(&keys)
         .with_context(|| format!("{}", path.display()))
         .map_err(Failure::Input)?;
+    validate::validate(&desired).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Failure::Input(anyhow!("{}:\n  {}", path.display(), lines.join("\n  ")))
+    })?;
     Ok((file, desired))
 }
 

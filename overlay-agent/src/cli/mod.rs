@@ -3,6 +3,7 @@
 mod apply;
 mod clear;
 mod doctor;
+mod events;
 mod keygen;
 mod load;
 mod report;
@@ -10,6 +11,7 @@ mod show;
 mod stop;
 mod table;
 mod verify;
+mod watch;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
@@ -54,8 +56,14 @@ enum Command {
 enum Dataplane {
     /// Make the kernel equal to a file
     Apply(apply::Arguments),
+    /// Apply a file, then stay and repair what others change
+    ///
+    /// SIGHUP reads the file again; SIGINT and SIGTERM end it and leave the data path in place.
+    Watch(watch::Arguments),
     /// Show what is in the kernel against what was applied
     Show(show::Arguments),
+    /// Print sampled drops (one in `event_sample`)
+    Events(events::Arguments),
     /// Remove everything of the overlay from the kernel
     Clear(clear::Arguments),
     /// Make random keys for all pairs of nodes
@@ -157,6 +165,12 @@ async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     match arguments.command {
         Command::Dataplane(Dataplane::Apply(arguments)) => {
             apply::run(directories, &arguments).await
+        }
+        Command::Dataplane(Dataplane::Watch(arguments)) => {
+            watch::run(directories, &arguments).await
+        }
+        Command::Dataplane(Dataplane::Events(arguments)) => {
+            events::run(&directories, &arguments).await
         }
         Command::Dataplane(Dataplane::Show(arguments)) => show::run(directories, &arguments).await,
         Command::Dataplane(Dataplane::Clear(arguments)) => {

@@ -9,8 +9,8 @@ use overlay_ebpf::abi::{NetworkFlags, Spi, VtepRole};
 
 use super::{
     objects::{
-        Attachment, HOP, Objects, PeerEntry, PolicyAction, PolicyKey, Program, StateKey, StateMode,
-        XFRM,
+        Attachment, HOP, Link, Objects, PeerEntry, PolicyAction, PolicyKey, Program, StateKey,
+        StateMode, XFRM,
     },
     step::{MapWrite, Step, address_of},
 };
@@ -52,7 +52,7 @@ pub fn peer_blocked(objects: &Objects, entry: &PeerEntry) -> Option<String> {
     if !blocks(objects, local, config.port) {
         return Some(format!("the block policy of {local} is missing"));
     }
-    if objects.firewall.is_none() {
+    if !firewall_stands(objects, local, config.port) {
         return Some("the firewall rules are missing".into());
     }
     if !attached(objects, Program::UnderlayAudit, &entry.underlay_device) {
@@ -87,11 +87,22 @@ pub fn peer_blocked(objects: &Objects, entry: &PeerEntry) -> Option<String> {
     None
 }
 
+/// Whether the rules concern the port and the VTEP: emptied by others, the table concerns nothing.
+fn firewall_stands(objects: &Objects, vtep: IpAddr, port: u16) -> bool {
+    objects
+        .firewall
+        .as_ref()
+        .is_some_and(|firewall| firewall.port == port && firewall.local_vteps.contains(&vtep))
+}
+
 fn device_missing(objects: &Objects) -> Option<String> {
     [HOP, XFRM]
         .into_iter()
-        .find(|device| !objects.links.contains_key(*device))
-        .map(|device| format!("device {device} is missing"))
+        .find_map(|device| match objects.links.get(device) {
+            None => Some(format!("device {device} is missing")),
+            Some(Link::Altered(why)) => Some(format!("device {device} was changed: {why}")),
+            Some(_) => None,
+        })
 }
 
 fn has_outbound(objects: &Objects, source: IpAddr, destination: IpAddr, spi: Spi) -> bool {

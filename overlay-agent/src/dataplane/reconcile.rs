@@ -115,11 +115,30 @@ fn list(errors: &[Invalid]) -> String {
 /// Passes before giving up on a kernel that keeps changing under us.
 const PASSES: usize = 3;
 
+/// What a pass found before it changes anything.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    pub facts: &'a UnderlayFacts,
+    pub observed: &'a Objects,
+    /// Steps done by the passes before.
+    pub done: usize,
+}
+
 /// Makes the kernel equal to `desired`. `stop` is asked before every step.
 pub async fn reconcile<K: Kernel>(
     kernel: &mut K,
     desired: &DataPlane,
+    stop: impl FnMut() -> bool,
+) -> Result<Report, ReconcileError<K::Error>> {
+    reconcile_and_tell(kernel, desired, stop, |_| {}).await
+}
+
+/// As [`reconcile`]; `tell` gets to see what each pass found, before its first step.
+pub async fn reconcile_and_tell<K: Kernel>(
+    kernel: &mut K,
+    desired: &DataPlane,
     mut stop: impl FnMut() -> bool,
+    mut tell: impl FnMut(Pass<'_>),
 ) -> Result<Report, ReconcileError<K::Error>> {
     let mut report = Report::default();
     for pass in 0..PASSES {
@@ -128,6 +147,11 @@ pub async fn reconcile<K: Kernel>(
             .await
             .map_err(ReconcileError::Kernel)?;
         let observed = kernel.observe().await.map_err(ReconcileError::Kernel)?;
+        tell(Pass {
+            facts: &facts,
+            observed: &observed,
+            done: report.done.len(),
+        });
         let used = kernel.used_keys().map_err(ReconcileError::Kernel)?;
         let plan = plan(desired, &facts, &observed, &used).map_err(ReconcileError::Invalid)?;
         report.problems = plan.problems;

@@ -11,6 +11,7 @@ pub mod firewall;
 pub mod host;
 pub mod links;
 pub mod modules;
+pub mod monitor;
 pub mod neighbours;
 pub mod netns;
 pub mod observe;

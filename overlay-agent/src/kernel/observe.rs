@@ -71,6 +71,28 @@ pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
     Ok(objects)
 }
 
+/// What the kernel changes without telling anybody: settings, programs on devices, map entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untold {
+    sysctls: BTreeMap<String, String>,
+    attachments: std::collections::BTreeSet<crate::dataplane::objects::Attachment>,
+    maps: Option<ObservedMaps>,
+}
+
+/// Cheap enough to be looked at several times a second, to be compared with the last look.
+pub fn untold(host: &Host) -> Result<Untold, HostError> {
+    let saved = host.originals.read()?;
+    let pinned = host.programs.pinned();
+    Ok(Untold {
+        sysctls: sysctl::observe(saved.keys().map(String::as_str))?,
+        attachments: pinned
+            .map(Pinned::observe_attachments)
+            .transpose()?
+            .unwrap_or_default(),
+        maps: pinned.map(Pinned::observe_maps).transpose()?,
+    })
+}
+
 /// A host without `nft` has no firewall of ours.
 async fn observe_firewall() -> Result<Option<crate::dataplane::objects::Firewall>, HostError> {
     if super::features::nft() {
