@@ -1,5 +1,6 @@
 //! Shared pieces of the end-to-end tests.
 
+pub mod demo;
 pub mod hostile2;
 pub mod lab;
 pub mod testrun;

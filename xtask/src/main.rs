@@ -4,6 +4,7 @@ mod bpf;
 mod bpf_linker;
 mod build;
 mod command;
+mod demo;
 mod load;
 mod say;
 mod setup;
@@ -44,6 +45,8 @@ enum Verb {
     /// Load every program on the running kernel and in the VM kernels, and
     /// print what the verifier counted
     Verify(verify::Arguments),
+    /// Bring up an encrypted three-node cluster and show what is on the wire
+    Demo(demo::Arguments),
     /// Run all tests: host tests, then kernel tests on the running kernel and in
     /// the VM kernels
     Test(test::Arguments),
@@ -70,6 +73,7 @@ fn run(verb: Verb) -> Result<i32> {
         Verb::Load(arguments) => load::load(&workspace, &arguments).map(|()| 0),
         Verb::Unload => load::unload(&workspace).map(|()| 0),
         Verb::Verify(arguments) => verify::run(&workspace, &arguments).map(|()| 0),
+        Verb::Demo(arguments) => demo::run(&workspace, &arguments),
         Verb::Test(arguments) => test::run(&workspace, &arguments),
         Verb::Vm(arguments) => vm::run(&workspace, arguments),
     }

@@ -27,7 +27,7 @@ mod verb;
 pub use guest::{Guest, Stream, to_our_output};
 pub use job::Job;
 pub use kernel::{Kernel, fetch};
-pub use verb::{Arguments, Choice, run};
+pub use verb::{Arguments, Choice, interactive, run};
 
 use std::path::PathBuf;
 use std::time::Duration;

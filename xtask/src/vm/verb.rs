@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use super::terminal::Terminal;
 use super::{Guest, Job, Kernel, Options, to_our_output};
+use crate::command;
 use crate::workspace::Workspace;
 
 /// Arguments of `vm`.
@@ -109,6 +110,14 @@ fn shell(workspace: &Workspace, options: &Options) -> Result<i32> {
             "an interactive shell needs a terminal; or give a command: `cargo xtask vm -- COMMAND`"
         );
     }
+    interactive(workspace, options, "exec bash -l")
+}
+
+/// A line of shell on our terminal, without time limit.
+pub fn interactive(workspace: &Workspace, options: &Options, line: &str) -> Result<i32> {
+    if !std::io::stdin().is_terminal() {
+        bail!("the VM ends with its command: to look around in it takes a terminal");
+    }
     let size = Terminal::size();
     let _restored = Terminal::save();
     let mut guest = Guest::boot_with(workspace, options, true)?;
@@ -117,7 +126,8 @@ fn shell(workspace: &Workspace, options: &Options) -> Result<i32> {
     });
     let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
     let job = Job::script(&format!(
-        "{size}exec setsid --ctty --wait bash -l < /dev/hvc0 > /dev/hvc0 2>&1"
+        "{size}exec setsid --ctty --wait bash -c {} < /dev/hvc0 > /dev/hvc0 2>&1",
+        command::quote(line)
     ))
     .env("TERM", term)
     .timeout(Duration::from_secs(u64::from(u32::MAX)));
