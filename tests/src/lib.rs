@@ -2,5 +2,6 @@
 
 pub mod demo;
 pub mod hostile2;
+pub mod hostile;
 pub mod lab;
 pub mod testrun;
