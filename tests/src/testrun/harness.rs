@@ -83,28 +83,34 @@ struct Counts {
 }
 
 impl Harness {
-    /// The loaded programs. `None` where they cannot be loaded: then it says so, and `cargo xtask
-    /// test` is told by a panic, because it promises to run the test.
+    /// The loaded programs; `None` where they cannot be loaded, see [`Self::missing`].
     pub fn ready() -> Option<MutexGuard<'static, Self>> {
         static HARNESS: OnceLock<Option<Mutex<Harness>>> = OnceLock::new();
-        let harness = HARNESS.get_or_init(|| {
-            let missing = if BPF_OBJECT.is_none() {
-                "the BPF object is not built"
-            } else if !rustix::process::geteuid().is_root() {
-                "not root"
-            } else {
-                return Some(Mutex::new(Self::load().expect("the programs load")));
-            };
-            assert!(
-                std::env::var_os("OVERLAY_BIN").is_none(),
-                "cannot test the programs: {missing}"
-            );
-            eprintln!("left out: {missing}; `cargo xtask test`, as root, does what is needed");
-            None
+        let harness = HARNESS.get_or_init(|| match Self::missing() {
+            Some(_) => None,
+            None => Some(Mutex::new(Self::load().expect("the programs load"))),
         });
         harness
             .as_ref()
             .map(|harness| harness.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What loading the programs lacks here. It is said aloud; and under `cargo xtask test`, which
+    /// promises to run the test, it is a panic.
+    pub fn missing() -> Option<&'static str> {
+        let missing = if BPF_OBJECT.is_none() {
+            "the BPF object is not built"
+        } else if !rustix::process::geteuid().is_root() {
+            "not root"
+        } else {
+            return None;
+        };
+        assert!(
+            std::env::var_os("OVERLAY_BIN").is_none(),
+            "cannot test the programs: {missing}"
+        );
+        eprintln!("left out: {missing}; `cargo xtask test`, as root, does what is needed");
+        Some(missing)
     }
 
     fn load() -> Result<Self, Box<dyn std::error::Error>> {

@@ -42,11 +42,17 @@ link set underlay up
 link set wire up
 ";
 
+/// The MTUs are locked: forwarding, and so the lookup of the programs, overlooks others that a
+/// discovery has not learnt (`ip_mtu_from_fib_result`).
 const ADDRESSES: &str = "\
 addr add 192.0.2.1/24 dev underlay
 addr add 2001:db8::1/64 dev underlay nodad
 neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev underlay nud permanent
 neigh replace 2001:db8::3 lladdr 02:00:00:00:00:03 dev underlay nud permanent
+route add 192.0.2.50/32 dev underlay mtu lock 1300
+route add 2001:db8::50/128 dev underlay mtu lock 1400
+neigh replace 192.0.2.50 lladdr 02:00:00:00:00:02 dev underlay nud permanent
+neigh replace 2001:db8::50 lladdr 02:00:00:00:00:03 dev underlay nud permanent
 ";
 
 /// Runs `work` in a new network namespace.

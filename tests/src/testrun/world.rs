@@ -38,6 +38,10 @@ pub const REMOTE6: Ip6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3
 pub const STRANGER4: Ip4 = [192, 0, 2, 99];
 pub const STRANGER6: Ip6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99];
 
+/// Addresses behind a path of 1300 bytes over IPv4, and of 1400 over IPv6.
+pub const NARROW4: Ip4 = [192, 0, 2, 50];
+pub const NARROW6: Ip6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x50];
+
 /// MACs on the underlay; see [`super::place`].
 pub const UNDERLAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
 pub const REMOTE4_MAC: Mac = [2, 0, 0, 0, 0, 2];
@@ -251,6 +255,12 @@ impl World {
                 .get_mut(&PeerKey { peer })
                 .expect("a peer of the world"),
         );
+    }
+
+    /// Moves both peers to where the path is narrower than the networks' MTU.
+    pub fn narrow(&mut self) {
+        self.peer(PEER4, |peer| peer.vtep = mapped(NARROW4));
+        self.peer(PEER6, |peer| peer.vtep = NARROW6);
     }
 
     pub fn vtep(&mut self, address: Ip6, role: VtepRole, peer: u32) {
