@@ -128,6 +128,30 @@ fn new_slot_is_one_write_and_the_old_one_goes_afterwards() {
 }
 
 #[test]
+fn peer_that_moves_is_closed_until_its_new_address_is_ready() {
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &example());
+    kernel.log.clear();
+    let mut moved = example();
+    let mut peer = peer(2, &[1], 2, Some(1));
+    peer.vtep = "192.0.2.102".parse().unwrap();
+    moved.peers.insert(index(2), peer);
+    assert!(apply(&mut kernel, &moved).is_complete());
+    // The value is larger than what changes at once: a reader could see the new address with the
+    // old slot.
+    let lanes: Vec<u8> = kernel
+        .log
+        .iter()
+        .filter_map(|step| match step {
+            Step::Map(MapWrite::Peer(_, Some(entry))) => Some(entry.tx.lanes),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lanes, [0, 2]);
+    assert!(matches!(kernel.log[0], Step::Map(MapWrite::Peer(..))));
+}
+
+#[test]
 fn network_that_turns_plain_is_closed_in_between() {
     let mut kernel = SimulatedKernel::new();
     apply(&mut kernel, &example());
