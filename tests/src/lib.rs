@@ -1,7 +1,7 @@
 //! Shared pieces of the end-to-end tests.
 
 pub mod demo;
-pub mod hostile2;
 pub mod hostile;
+pub mod hostile2;
 pub mod lab;
 pub mod testrun;
