@@ -119,7 +119,14 @@ pub struct Objects {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link {
     /// veth pair; `name` is the key under which it stands, up, no address.
-    Veth { peer: String, mtu: u32 },
+    Veth {
+        peer: String,
+        mtu: u32,
+        /// The transmit path of `name` segments IPv6 GSO packets, by a small `gso_max_size`: ESP
+        /// over IPv6 repeats IVs on GSO packets (see docs/decisions.md). Before Linux 6.3 there is
+        /// one limit for both families.
+        segments_ipv6: bool,
+    },
     /// xfrm interface, up.
     Xfrm { if_id: u32, mtu: u32 },
     /// `vxlan external dstport PORT udp6zerocsumrx`, up.

@@ -23,6 +23,11 @@ mod device;
 /// Every device name of ours in the host's namespace, endpoint devices aside.
 pub const OURS: [&str; 4] = [HOP, REENTRY, XFRM, GRO];
 
+/// A `gso_max_size` below any worthwhile GSO packet, above the least that kernels accept.
+const SEGMENTING_SIZE: u32 = 512;
+/// The kernel's default (`GSO_LEGACY_MAX_SIZE`).
+const GSO_SIZE: u32 = 65_536;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -70,6 +75,9 @@ pub async fn observe(handle: &Handle) -> Result<BTreeMap<String, Link>, Error> {
                     Link::Veth {
                         peer: REENTRY.to_owned(),
                         mtu: device.mtu.min(reentry.mtu),
+                        segments_ipv6: device
+                            .gso_max_size
+                            .is_some_and(|size| size <= SEGMENTING_SIZE),
                     },
                     Link::Altered,
                 )
@@ -131,7 +139,11 @@ pub async fn create(handle: &Handle, name: &str, link: &Link) -> Result<(), Erro
         return Ok(());
     }
     match link {
-        Link::Veth { peer, mtu } => {
+        Link::Veth {
+            peer,
+            mtu,
+            segments_ipv6,
+        } => {
             if existing.is_none() {
                 let peer_message = LinkMessageBuilder::<LinkUnspec>::new()
                     .name(peer.as_str())
@@ -143,6 +155,7 @@ pub async fn create(handle: &Handle, name: &str, link: &Link) -> Result<(), Erro
                     .build();
                 add(handle, name, message).await?;
             }
+            limit_gso(handle, name, *segments_ipv6).await?;
             for end in [name, peer] {
                 set_up(handle, end, Some(*mtu)).await?;
             }
@@ -196,6 +209,23 @@ pub async fn create(handle: &Handle, name: &str, link: &Link) -> Result<(), Erro
         }
     }
     Ok(())
+}
+
+/// Sets `gso_max_size` of a device: packets as long or longer are segmented in software before it
+/// transmits them (net/core/dev.c, `gso_features_check`). From Linux 6.3 on, the limit is of IPv6
+/// alone and IPv4 has its own; older kernels ignore the second attribute.
+async fn limit_gso(handle: &Handle, name: &str, segments_ipv6: bool) -> Result<(), Error> {
+    let index = index(handle, name).await?;
+    let size = if segments_ipv6 {
+        SEGMENTING_SIZE
+    } else {
+        GSO_SIZE
+    };
+    let message = LinkUnspec::new_with_index(index)
+        .append_extra_attribute(LinkAttribute::GsoMaxSize(size))
+        .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(GSO_SIZE))
+        .build();
+    change(handle, format!("limit GSO packets on {name}"), message).await
 }
 
 async fn add(handle: &Handle, name: &str, message: LinkMessage) -> Result<(), Error> {

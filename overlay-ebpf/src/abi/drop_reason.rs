@@ -106,8 +106,8 @@ reasons! {
     NotConfigured = 35, "data plane not configured";
     /// The kernel refused to clone the frame for a target of the flood list.
     MulticastReplicationFailed = 36, "replication to some targets failed";
-    /// The checksum of the outer IPv4 header is wrong.
-    OuterChecksum = 37, "bad outer IP checksum";
+    /// A GSO packet was about to reach ESP over IPv6, whose segments repeat IVs in the kernel: it should have been segmented before.
+    GsoOverIpv6 = 37, "GSO packet on its way to ESP over IPv6";
 }
 
 /// Where in its path a packet was dropped.

@@ -4,9 +4,16 @@
 //! put any packet, with any mark, on the veth pair, and must not get it encrypted). And if it is
 //! GSO, its segments are counted: ESP reserves `gso_segs` sequence numbers, and with 0 it would
 //! repeat them, and with them GCM nonces (net/ipv4/esp4_offload.c, `esp_xmit`).
+//!
+//! Over IPv6 no GSO packet may go on at all: `esp6_xmit` (net/ipv6/esp6_offload.c) builds the IV of
+//! a segment from the next segment's sequence number, so that the packet after it repeats the IV.
+//! `ovl-hop` segments IPv6 packets; this is the guard behind it.
 
 use aya_ebpf::{helpers::bpf_redirect, programs::TcContext};
-use overlay_ebpf::abi::{Direction, DropReason};
+use overlay_ebpf::{
+    abi::{Direction, DropReason},
+    packet::ethernet::ether_type,
+};
 
 use super::{TC_CONTINUE, frame::SkBuffFields as _, maps, origin, report::Drop};
 
@@ -26,6 +33,9 @@ pub fn reentry(ctx: &TcContext) -> Result<i32, Drop> {
     }
     if ctx.gso_size() != 0 && ctx.gso_segs() == 0 {
         return Err(drop(DropReason::GsoSegsZero));
+    }
+    if ctx.gso_size() != 0 && ctx.skb.protocol() == u32::from(ether_type::IPV6.to_be()) {
+        return Err(drop(DropReason::GsoOverIpv6));
     }
     Ok(TC_CONTINUE)
 }

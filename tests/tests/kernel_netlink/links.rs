@@ -18,7 +18,27 @@ fn hop() -> Link {
     Link::Veth {
         peer: REENTRY.into(),
         mtu: 65535,
+        segments_ipv6: false,
     }
+}
+
+#[test]
+fn hop_segments_ipv6_where_asked_and_is_changed_in_place() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        links::create(&handle, HOP, &hop()).await.unwrap();
+        let index = links::index(&handle, HOP).await.unwrap();
+        let segmenting = Link::Veth {
+            peer: REENTRY.into(),
+            mtu: 65535,
+            segments_ipv6: true,
+        };
+        for link in [&segmenting, &hop()] {
+            links::create(&handle, HOP, link).await.unwrap();
+            assert_eq!(links::observe(&handle).await.unwrap().get(HOP), Some(link));
+        }
+        assert_eq!(links::index(&handle, HOP).await.unwrap(), index);
+    });
 }
 
 #[test]

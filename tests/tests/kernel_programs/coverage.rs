@@ -22,7 +22,10 @@ const ELSEWHERE: [(DropReason, &str); 5] = [
         DropReason::WrongDestination,
         "no program gives it: what is not for a VTEP of ours is the host's",
     ),
-    (DropReason::OuterChecksum, "no program gives it"),
+    (
+        DropReason::GsoOverIpv6,
+        "a test run makes no GSO type: `encrypted_no_repeated_nonce`",
+    ),
 ];
 
 #[test]

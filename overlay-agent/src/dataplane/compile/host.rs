@@ -55,6 +55,7 @@ fn links(plan: &Plan<'_>, objects: &mut Objects) {
         Link::Veth {
             peer: REENTRY.into(),
             mtu: DEVICE_MTU,
+            segments_ipv6: has_family(plan, false),
         },
     );
     if !plan.ipsec {

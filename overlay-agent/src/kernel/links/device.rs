@@ -22,6 +22,8 @@ pub struct Device {
     pub master: bool,
     /// `ip link … alias`.
     pub alias: Option<String>,
+    /// Longest GSO packet that it transmits whole, bytes.
+    pub(crate) gso_max_size: Option<u32>,
     /// How it makes IPv6 addresses; `None` where IPv6 is off.
     pub(crate) addr_gen: Option<In6AddrGenMode>,
 }
@@ -77,6 +79,7 @@ impl Device {
             loopback: message.header.link_layer_type == LinkLayerType::Loopback,
             master: false,
             alias: None,
+            gso_max_size: None,
             addr_gen: None,
         };
         let mut link = None;
@@ -84,6 +87,7 @@ impl Device {
             match attribute {
                 LinkAttribute::IfName(name) => device.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+                LinkAttribute::GsoMaxSize(size) => device.gso_max_size = Some(*size),
                 LinkAttribute::Address(address) => {
                     device.mac = address.as_slice().try_into().ok().map(MacAddr);
                 }
