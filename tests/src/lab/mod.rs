@@ -39,6 +39,7 @@ mod stock;
 mod sweep;
 pub mod traffic;
 mod underlay;
+mod watcher;
 pub mod wire;
 
 use std::{
@@ -62,6 +63,7 @@ pub use self::{
     spec::{ContainerSpec, NetworkSpec, NodeSpec, Spec, Topology},
     stock::StockNode,
     underlay::Underlay,
+    watcher::Watcher,
 };
 use self::{traffic::Ping, wire::Capture};
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Desired, Endpoint, Family, Keyring, Lab, Netns, Network, Peer, RemoteEndpoint, Transmit,
-    addressing::prefix_length, command, sweep,
+    Watcher, addressing::prefix_length, command, sweep,
 };
 
 /// How long the `overlay` command may take, on an emulated machine that has other work.
@@ -114,12 +114,21 @@ impl Node {
 
     /// Writes the files; the command that applies them.
     pub fn apply_command(&self, keys: &Keyring) -> Result<Command> {
+        self.file_command("apply", keys)
+    }
+
+    /// Writes the files, and keeps the data plane by them in the background.
+    pub fn watch(&self, keys: &Keyring) -> Result<Watcher> {
+        Watcher::start(&mut self.file_command("watch", keys)?)
+    }
+
+    fn file_command(&self, verb: &str, keys: &Keyring) -> Result<Command> {
         keys.write(self.index, &self.files.join("keys.toml"))?;
         let file = self.files.join("node.json");
         fs::write(&file, format!("{:#}", self.desired.to_json("keys.toml")))
             .with_context(|| format!("write {}", file.display()))?;
         let mut command = self.overlay()?;
-        command.args(["dataplane", "apply"]).arg(file);
+        command.args(["dataplane", verb]).arg(file);
         Ok(command)
     }
 

@@ -1,0 +1,122 @@
+//! What others change is seen, told, and repaired: the part that needs no IPsec.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use overlay_tests::lab::{Lab, NetworkSpec, Node, NodeSpec, Spec, WIRE, Watcher, eventually};
+
+/// The design asks for one second; machines that run tests are emulated and busy.
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn pair() -> Result<Lab> {
+    Lab::new(
+        Spec::new()
+            .network(NetworkSpec::plain("green", 4097))
+            .node(NodeSpec::new().container("a", &["green"]))
+            .node(NodeSpec::new().container("b", &["green"])),
+    )
+}
+
+/// Does damage, and waits for the alarm and the repair.
+fn repaired(
+    watch: &Watcher,
+    what: &str,
+    alarm: &[&str],
+    repair: &[&str],
+    damage: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let since = Instant::now();
+    damage()?;
+    let seen = watch.heard(since, alarm, LIMIT)?;
+    let repaired = watch.heard(since, &[&["repaired: "], repair].concat(), LIMIT)?;
+    println!(
+        "{what}: seen after {} ms, repaired after {} ms",
+        seen.as_millis(),
+        repaired.as_millis()
+    );
+    Ok(())
+}
+
+/// By its pin under TCX, else by the qdisc that holds it.
+fn detach_audit(node: &Node) -> Result<()> {
+    let links = node.map("x").with_file_name("").join("../links");
+    let mut found = false;
+    for entry in fs::read_dir(&links).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().contains("audit") {
+            fs::remove_file(entry.path())?;
+            found = true;
+        }
+    }
+    if !found {
+        let qdisc = format!("qdisc del dev {WIRE} clsact");
+        node.netns.run("tc", &qdisc)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() -> Result<()> {
+    let lab = pair()?;
+    lab.nodes[1].apply(&lab.keyring)?;
+    let node = &lab.nodes[0];
+    let watch = node.watch(&lab.keyring)?;
+    lab.ping("a", "b", "green")?.lossless()?;
+
+    repaired(
+        &watch,
+        "underlay_audit detached",
+        &["alarm: ", "underlay_audit on ", "is gone"],
+        &["attach underlay_audit"],
+        || detach_audit(node),
+    )?;
+    repaired(
+        &watch,
+        "new underlay device",
+        &["underlay: ", "extra0 appeared"],
+        &["attach underlay_audit to extra0"],
+        || {
+            node.netns
+                .ip("link add extra0 type veth peer name extra1")?;
+            Ok(())
+        },
+    )?;
+    repaired(
+        &watch,
+        "MTU of the wire lowered",
+        &["underlay: ", "MTU 1400"],
+        &["peers[2]"],
+        || {
+            node.netns.ip(&format!("link set {WIRE} mtu 1400"))?;
+            Ok(())
+        },
+    )?;
+    // It ends and leaves everything in place.
+    watch.stop()?;
+    lab.ping("a", "b", "green")?.lossless()?;
+    Ok(())
+}
+
+#[test]
+fn endpoint_goes_with_its_namespace_and_comes_back_with_it() -> Result<()> {
+    let lab = pair()?;
+    lab.nodes[1].apply(&lab.keyring)?;
+    let node = &lab.nodes[0];
+    let watch = node.watch(&lab.keyring)?;
+    let name = lab.netns("a")?.name().to_owned();
+    let since = Instant::now();
+    overlay_tests::lab::command::shell("ip", &format!("netns del {name}"))?;
+    watch.heard(since, &["its network namespace is gone"], LIMIT)?;
+    eventually(LIMIT, || {
+        let shown = node.show()?;
+        let local = shown["endpoints"].to_string();
+        ensure!(!local.contains("local"), "{local}");
+        Ok(())
+    })?;
+    let since = Instant::now();
+    overlay_tests::lab::command::shell("ip", &format!("netns add {name}"))?;
+    watch.heard(since, &["repaired: create endpoint"], LIMIT)?;
+    watch.stop()
+}
