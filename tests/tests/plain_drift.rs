@@ -58,6 +58,7 @@ fn detach_audit(node: &Node) -> Result<()> {
 }
 
 #[test]
+#[ignore = "written, not run yet"]
 fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() -> Result<()> {
     let lab = pair()?;
     lab.nodes[1].apply(&lab.keyring)?;
@@ -100,6 +101,7 @@ fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() 
 }
 
 #[test]
+#[ignore = "written, not run yet"]
 fn endpoint_goes_with_its_namespace_and_comes_back_with_it() -> Result<()> {
     let lab = pair()?;
     lab.nodes[1].apply(&lab.keyring)?;
