@@ -150,7 +150,7 @@ fn congestion<const OVERHEAD: usize>(
     if outer_ecn == 0 {
         return Ok(None);
     }
-    let Some(&[first, second]) = ctx.bytes::<2>(OVERHEAD + 14) else {
+    let Some(&[_, second]) = ctx.bytes::<2>(OVERHEAD + 14) else {
         return Ok(None);
     };
     let inner_ecn = match arrival.ether_type {
@@ -158,7 +158,6 @@ fn congestion<const OVERHEAD: usize>(
         ether_type::IPV6 => second >> 4 & 3,
         _ => return Ok(None),
     };
-    let _ = first;
     let combined = ecn::decapsulate(inner_ecn, outer_ecn).map_err(|_| DropReason::EcnCongestion)?;
     Ok((combined != inner_ecn).then_some(combined))
 }

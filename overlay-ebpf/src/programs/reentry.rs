@@ -34,7 +34,7 @@ pub fn reentry(ctx: &TcContext) -> Result<i32, Drop> {
     if ctx.gso_size() != 0 && ctx.gso_segs() == 0 {
         return Err(drop(DropReason::GsoSegsZero));
     }
-    if ctx.gso_size() != 0 && ctx.skb.protocol() == u32::from(ether_type::IPV6.to_be()) {
+    if ctx.gso_size() != 0 && ctx.protocol() == ether_type::IPV6 {
         return Err(drop(DropReason::GsoOverIpv6));
     }
     Ok(TC_CONTINUE)

@@ -2,14 +2,13 @@
 
 use std::{
     io,
-    mem::size_of,
     net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{FromRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result};
 
-use crate::lab::Netns;
+use crate::lab::{Netns, set_option};
 
 /// include/uapi/linux/udp.h
 const UDP_SEGMENT: libc::c_int = 103;
@@ -86,26 +85,4 @@ impl RawIpv4 {
     pub fn send(&self, packet: &[u8], to: IpAddr) -> io::Result<()> {
         self.0.send_to(packet, SocketAddr::new(to, 0)).map(drop)
     }
-}
-
-fn set_option(
-    socket: &UdpSocket,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    // SAFETY: the option value is an int of the length given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -53,6 +53,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+pub(crate) use self::raw_socket::set_option;
 pub use self::{
     addressing::Family,
     desired::{Desired, Endpoint, Network, Peer, RemoteEndpoint, Transmit},

@@ -236,7 +236,8 @@ fn interface_index(device: &str) -> io::Result<libc::c_int> {
     libc::c_int::try_from(index).map_err(io::Error::other)
 }
 
-fn set_option(
+/// Sets an option whose value is an int.
+pub(crate) fn set_option(
     socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,

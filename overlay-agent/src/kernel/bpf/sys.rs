@@ -59,19 +59,21 @@ fn fd_number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().unsigned_abs()
 }
 
+/// Attributes of BPF_OBJ_PIN and BPF_OBJ_GET.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ObjectAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
 /// Opens a pinned object.
 pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Attr {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = Attr {
+    let mut attr = ObjectAttr {
         pathname: path.as_ptr() as u64,
-        ..Attr::zeroed()
+        ..ObjectAttr::zeroed()
     };
     // SAFETY: `path` is a C string that outlives the call; BPF_OBJ_GET returns a descriptor.
     unsafe { bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr) }
@@ -79,15 +81,8 @@ pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
 
 /// Pins an object.
 pub(super) fn object_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Attr {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = Attr {
+    let mut attr = ObjectAttr {
         pathname: path.as_ptr() as u64,
         bpf_fd: fd_number(fd),
         file_flags: 0,

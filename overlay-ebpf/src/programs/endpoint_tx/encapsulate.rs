@@ -172,7 +172,7 @@ pub fn write(ctx: &TcContext, config: &Config, peer: &Peer, flow: &Flow, exit: &
         vni: flow.vni,
         // The length fields of a GSO packet beyond 64 KiB are written per segment anyway.
         inner_len: flow.frame_len as u16,
-        flow_label: flow.hash & 0x000f_ffff,
+        flow_label: flow::label(flow.hash),
     };
     // SAFETY: the fields of a map value stand at even offsets.
     let source = unsafe { &*(&raw const peer.local_vtep).cast::<[u16; 8]>() };
