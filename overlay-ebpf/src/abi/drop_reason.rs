@@ -78,7 +78,7 @@ reasons! {
     LocalInjection = 21, "locally injected underlay packet";
     /// Something other than our packets appeared on `ovl-hop`, `ovl-in`, `ovl-xfrm` or `ovl-gro`.
     ForeignTraffic = 22, "traffic on a device of ours that is not ours";
-    /// Cleartext VXLAN of an encrypted or unknown VNI was on its way out, or came in.
+    /// Cleartext VXLAN of an encrypted or unknown VNI came in or was on its way out, or a packet for XFRM was, not as ESP.
     CleartextEncryptedVni = 23, "cleartext VXLAN of an encrypted VNI (barrier 3)";
     /// A fragment of UDP between VTEPs: encapsulated packets carry DF and are never fragmented.
     UnderlayFragment = 24, "fragment of an underlay datagram";

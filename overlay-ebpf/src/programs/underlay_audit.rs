@@ -1,6 +1,9 @@
 //! TC egress of every device that can carry the underlay: the last barrier.
 //!
-//! Judges cleartext VXLAN and its fragments from or to a VTEP that we know, and nothing else. A
+//! What `endpoint_tx` sent to XFRM leaves as ESP or not at all. That rests on its origin alone: no
+//! map, emptied or altered, opens it.
+//!
+//! Of everything else it judges cleartext VXLAN and its fragments from or to a VTEP that we know. A
 //! frame of a plain network passes if `endpoint_tx` made it; whatever else goes to our port was
 //! made by a local process.
 
@@ -24,17 +27,28 @@ macro_rules! extension {
     };
 }
 
+/// Where the IP header begins.
+const L3: usize = 14;
+
 pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
+    frame::make_linear(ctx, outer::MAX_LEN);
+    if ctx.tc_index() == origin::ENCRYPT {
+        if !is_esp(ctx) {
+            return Err(Drop::new(
+                DropReason::CleartextEncryptedVni,
+                Direction::ToUnderlay,
+            ));
+        }
+        // It is encrypted: what the host's own tunnels put around it is not ours to judge.
+        ctx.set_tc_index(0);
+        return Ok(TC_CONTINUE);
+    }
     let Some(config) = maps::config() else {
         return Ok(TC_CONTINUE);
     };
-    frame::make_linear(ctx, outer::MAX_LEN);
-    let Some(&[high, low]) = ctx.bytes::<2>(12) else {
-        return Ok(TC_CONTINUE);
-    };
-    match u16::from_be_bytes([high, low]) {
+    match ethertype(ctx) {
         ether_type::IPV4 => {
-            let Some(header) = ctx.bytes::<20>(14) else {
+            let Some(header) = ctx.bytes::<20>(L3) else {
                 return Ok(TC_CONTINUE);
             };
             let Ok(ip) = Ipv4::parse(header) else {
@@ -51,10 +65,10 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
                 // The port is not where it is read below: judge by the addresses alone.
                 return hidden(DropReason::OuterIpOptions, &source, &destination);
             }
-            datagram(ctx, 14 + 20, config.port, &source, &destination)
+            datagram(ctx, L3 + 20, config.port, &source, &destination)
         }
         ether_type::IPV6 => {
-            let Some(header) = ctx.bytes::<40>(14) else {
+            let Some(header) = ctx.bytes::<40>(L3) else {
                 return Ok(TC_CONTINUE);
             };
             let Ok(ip) = Ipv6::parse(header) else {
@@ -62,9 +76,9 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
             };
             match ip.next_header {
                 ip_protocol::UDP => {
-                    datagram(ctx, 14 + 40, config.port, &ip.source, &ip.destination)
+                    datagram(ctx, L3 + 40, config.port, &ip.source, &ip.destination)
                 }
-                ip_protocol::FRAGMENT => match ctx.bytes::<1>(14 + 40) {
+                ip_protocol::FRAGMENT => match ctx.bytes::<1>(L3 + 40) {
                     // First byte of every extension header: the protocol of what follows
                     // (RFC 8200 section 4).
                     Some(&[ip_protocol::UDP]) => {
@@ -72,7 +86,7 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
                     }
                     _ => Ok(TC_CONTINUE),
                 },
-                extension!() => match ctx.bytes::<1>(14 + 40) {
+                extension!() => match ctx.bytes::<1>(L3 + 40) {
                     // Behind a second extension header stands whatever its sender likes.
                     Some(&[ip_protocol::UDP | ip_protocol::FRAGMENT | extension!()]) => {
                         hidden(DropReason::OuterIpOptions, &ip.source, &ip.destination)
@@ -83,6 +97,37 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
             }
         }
         _ => Ok(TC_CONTINUE),
+    }
+}
+
+#[inline(always)]
+fn ethertype(ctx: &TcContext) -> u16 {
+    match ctx.bytes::<2>(L3 - 2) {
+        Some(bytes) => u16::from_be_bytes(*bytes),
+        None => 0,
+    }
+}
+
+/// Whether the packet, or the one of which it is a fragment, is ESP. Where that cannot be seen it is
+/// not.
+#[inline(always)]
+fn is_esp(ctx: &TcContext) -> bool {
+    match ethertype(ctx) {
+        ether_type::IPV4 => match ctx.bytes::<20>(L3).map(Ipv4::parse) {
+            Some(Ok(ip)) => ip.protocol == ip_protocol::ESP,
+            _ => false,
+        },
+        ether_type::IPV6 => match ctx.bytes::<40>(L3).map(Ipv6::parse) {
+            Some(Ok(ip)) => match ip.next_header {
+                ip_protocol::ESP => true,
+                ip_protocol::FRAGMENT => {
+                    matches!(ctx.bytes::<1>(L3 + 40), Some(&[ip_protocol::ESP]))
+                }
+                _ => false,
+            },
+            _ => false,
+        },
+        _ => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The last barrier before the wire.
 
 use overlay_tests::testrun::{
-    Row,
+    Row, World,
     frames::{self, ARP, ESP, ICMP, IPV4, IPV6, IPV6_FRAGMENT, Ip4, Ip6, TCP, UDP, V4},
     row,
     world::{
@@ -55,7 +55,7 @@ pub fn rows() -> Vec<Row> {
             .marked(0, PLAINTEXT)
             .passes(),
         );
-        for origin in [0, ENCRYPT, DELIVER] {
+        for origin in [0, DELIVER] {
             rows.push(
                 audit(
                     format!("a plain frame over {family} of origin {origin:#x} is injected"),
@@ -119,8 +119,123 @@ pub fn rows() -> Vec<Row> {
     for (_, packet) in both(0) {
         rows.push(audit("VNI 0 is no network", packet).drops(Reason::VniZero));
     }
+    rows.extend(sent_to_xfrm());
     rows.extend(bystanders());
     rows.extend(hidden());
+    rows
+}
+
+/// What `endpoint_tx` sent to XFRM is ESP or is dropped, whatever the maps hold and however it looks.
+fn sent_to_xfrm() -> Vec<Row> {
+    const MARK: u32 = 0x6120_00a7;
+    let states: [(&str, fn(&mut World)); 6] = [
+        ("with all maps whole", |_| {}),
+        ("without `config`", |world| world.maps.config = None),
+        ("with `config` of another version", |world| {
+            world.config(|config| config.abi_version = 0);
+        }),
+        ("on another port", |world| {
+            world.config(|config| config.port = PORT + 1)
+        }),
+        ("without `vteps`", |world| world.maps.vteps.clear()),
+        ("without `networks`", |world| world.maps.networks.clear()),
+    ];
+    let v4 = V4::default();
+    let fragment = V4 {
+        dont_fragment: false,
+        offset: 20,
+        ..V4::default()
+    };
+    let options = V4 {
+        options: vec![0x94, 4, 0, 0],
+        ..V4::default()
+    };
+    let secret = datagram(SECRET);
+    let (whole4, whole6) = (
+        out4(LOCAL4, REMOTE4, &v4, UDP, &secret),
+        out6(LOCAL6, REMOTE6, UDP, &secret),
+    );
+    let behind = |first: u8, next: u8| {
+        let payload = [&[next, 0, 0, 0, 0, 0, 0, 7][..], &secret].concat();
+        out6(LOCAL6, REMOTE6, first, &payload)
+    };
+    let tagged = [
+        &whole4[..12],
+        &frames::VLAN.to_be_bytes(),
+        &[0, 5],
+        &whole4[12..],
+    ]
+    .concat();
+    let [plain4, plain6] = both(PLAIN).map(|(_, packet)| packet);
+    let clear = [
+        ("VXLAN", whole4.clone()),
+        ("VXLAN over IPv6", whole6.clone()),
+        ("VXLAN of a plain VNI", plain4),
+        ("VXLAN of a plain VNI over IPv6", plain6),
+        (
+            "VXLAN between addresses of nobody",
+            out4(STRANGER4, OTHER4, &v4, UDP, &secret),
+        ),
+        (
+            "VXLAN over IPv6 between addresses of nobody",
+            out6(STRANGER6, OTHER6, UDP, &secret),
+        ),
+        (
+            "a fragment of UDP",
+            out4(LOCAL4, REMOTE4, &fragment, UDP, &secret),
+        ),
+        (
+            "UDP with options",
+            out4(LOCAL4, REMOTE4, &options, UDP, &secret),
+        ),
+        ("a fragment of UDP over IPv6", behind(IPV6_FRAGMENT, UDP)),
+        ("ESP behind destination options", behind(60, ESP)),
+        ("another protocol", out4(LOCAL4, REMOTE4, &v4, ICMP, &secret)),
+        ("VXLAN in a tunnel", out4(LOCAL4, REMOTE4, &v4, 4, &whole4[14..])),
+        ("VXLAN behind a VLAN tag", tagged),
+        (
+            "another Ethertype",
+            other(UNDERLAY_MAC, REMOTE4_MAC, 46).frame,
+        ),
+        ("a cut IPv4 header", frames::cut(whole4, 33)),
+        ("a cut IPv6 header", frames::cut(whole6, 53)),
+        ("an Ethernet header alone", vec![0; 14]),
+    ];
+    let esp = [
+        ("ESP", out4(LOCAL4, REMOTE4, &v4, ESP, &[0x5a; 80])),
+        ("ESP over IPv6", out6(LOCAL6, REMOTE6, ESP, &[0x5a; 80])),
+        (
+            "a fragment of ESP",
+            out4(LOCAL4, REMOTE4, &fragment, ESP, &[0x5a; 80]),
+        ),
+        ("a fragment of ESP over IPv6", behind(IPV6_FRAGMENT, ESP)),
+    ];
+    let mut rows = Vec::new();
+    for (when, state) in states {
+        let configured = when != "without `config`" && when != "with `config` of another version";
+        for (what, packet) in &clear {
+            let row = audit(
+                format!("barrier 3 {when}: {what} that was sent to XFRM does not leave"),
+                packet.clone(),
+            )
+            .marked(MARK, ENCRYPT)
+            .with(state)
+            .drops(Reason::CleartextEncryptedVni);
+            rows.push(if configured { row } else { row.silent() });
+        }
+        for (what, packet) in &esp {
+            rows.push(
+                audit(
+                    format!("{when}, {what} leaves, for tunnels to carry as they like"),
+                    packet.clone(),
+                )
+                .marked(MARK, ENCRYPT)
+                .with(state)
+                .passes()
+                .leaves_marked(MARK, 0),
+            );
+        }
+    }
     rows
 }
 
