@@ -1,19 +1,21 @@
 //! The verb `test`: host tests, then the kernel tests wherever they must hold.
 
 mod binaries;
+mod clock;
+mod guests;
 mod here;
 mod outcome;
 mod places;
 mod summary;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use self::binaries::Binary;
-use self::outcome::Outcome;
+use self::clock::Clock;
 use self::places::{Machine, Place};
-use crate::vm::{self, Guest, Job, Kernel, Stream};
+use crate::vm;
 use crate::workspace::Workspace;
 use crate::{build, command, say, setup};
 
@@ -52,6 +54,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
         quick,
         timeout,
     } = arguments;
+    let mut clock = Clock::start();
     let root = setup::is_root();
     if root {
         setup::ensure(workspace, setup::NETWORK)?;
@@ -81,11 +84,13 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
             .collect(),
         timeout: Duration::from_secs(*timeout),
     };
+    clock.lap("building");
     let mut outcomes = Vec::new();
     // A filter that names binaries means those alone.
     if filter.is_none() || test_filter.is_some() {
         say::step("host tests");
         outcomes.push(here::cargo_test(&run, test_filter));
+        clock.lap("host tests");
     }
     let mut wanted: Vec<(Place, &Binary)> = Vec::new();
     for binary in &binaries {
@@ -96,69 +101,27 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
         wanted.extend(places.into_iter().map(|place| (place, binary)));
     }
     for (_, binary) in wanted.iter().filter(|(place, _)| *place == Place::Here) {
-        header(&binary.name, Place::Here, &machine);
+        say::step(format_args!(
+            "{} on the running kernel ({})",
+            binary.name, machine.release
+        ));
         outcomes.push(here::binary(&run, binary));
     }
-    for kernel in Kernel::ALL {
-        let place = Place::Vm(kernel);
-        let here: Vec<&Binary> = wanted
-            .iter()
-            .filter(|(p, _)| *p == place)
-            .map(|(_, binary)| *binary)
-            .collect();
-        outcomes.extend(in_vm(&run, kernel, &here, &machine));
-    }
-    Ok(summary::print(&outcomes, &left_out, test_filter.is_some()))
-}
-
-/// Runs these binaries in one guest, or in a new one after a guest died.
-fn in_vm(run: &Run<'_>, kernel: Kernel, binaries: &[&Binary], machine: &Machine) -> Vec<Outcome> {
-    let mut guest: Option<Guest> = None;
-    let mut outcomes = Vec::new();
-    for binary in binaries {
-        header(&binary.name, Place::Vm(kernel), machine);
-        let started = Instant::now();
-        let mut output = Vec::new();
-        let result = (|| {
-            let guest = match &mut guest {
-                Some(guest) => guest,
-                None => guest.insert(Guest::boot(run.workspace, &vm::Options::new(kernel))?),
-            };
-            let words = std::iter::once(binary.path.to_string_lossy().into_owned())
-                .chain(run.arguments.iter().cloned());
-            let job = Job::new(words)
-                .directory(&binary.directory)
-                .env("CARGO_MANIFEST_DIR", &binary.directory)
-                .env("OVERLAY_BIN", run.overlay)
-                .env("RUST_BACKTRACE", "1")
-                .timeout(run.timeout);
-            guest.run(&job, &mut |stream, bytes| {
-                if stream == Stream::Out {
-                    output.extend_from_slice(bytes);
-                }
-                vm::to_our_output(stream, bytes);
-            })
-        })();
-        if result.is_err() {
-            // The guest is gone; the next binary gets another.
-            guest = None;
-        }
-        outcomes.push(Outcome::of(
-            &binary.name,
-            &format!("VM, Linux {kernel}"),
-            &String::from_utf8_lossy(&output),
-            result,
-            started.elapsed(),
-        ));
-    }
-    outcomes
-}
-
-fn header(name: &str, place: Place, machine: &Machine) {
-    say::step(match place {
-        Place::Here => format!("{name} on the running kernel ({})", machine.release),
-        Place::Vm(kernel) => format!("{name} in the VM (Linux {kernel})"),
-    });
+    let mut tasks: Vec<guests::Task<'_>> = wanted
+        .iter()
+        .filter_map(|&(place, binary)| match place {
+            Place::Vm(kernel) => Some((kernel, binary)),
+            Place::Here => None,
+        })
+        .collect();
+    // Stable: the binaries of a kernel stay in order.
+    tasks.sort_by_key(|(kernel, _)| *kernel);
+    clock.lap("running kernel");
+    outcomes.extend(guests::run(&run, &tasks));
+    clock.lap("VMs");
+    let status = summary::print(&outcomes, &left_out, test_filter.is_some());
+    println!("{clock}");
+    Ok(status)
 }
 
 /// The running kernel's release.

@@ -37,6 +37,86 @@ impl Counts {
     }
 }
 
+/// What libtest wrote, to its end or so far. With `--test-threads=1` it names a test before it runs
+/// it: `test NAME ... `, and then the verdict.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    pub counts: Counts,
+    /// Names of failed tests.
+    pub failed: Vec<String>,
+    /// The test that has no verdict yet.
+    pub running: Option<String>,
+    /// Tests of the binary that runs, and how many of them have a verdict.
+    announced: u64,
+    done: u64,
+}
+
+impl Log {
+    pub fn parse(output: &str) -> Self {
+        let mut log = Self::default();
+        // What single lines say, until a closing line says it.
+        let mut open = Counts::default();
+        for line in output.lines() {
+            if let Some(closed) = Counts::parse(line) {
+                log.counts += closed;
+                open = Counts::default();
+                log.running = None;
+            } else if let Some(announced) = announced(line) {
+                log.announced = announced;
+                log.done = 0;
+            } else if let Some((name, verdict)) = line
+                .strip_prefix("test ")
+                .and_then(|rest| rest.split_once(" ... "))
+            {
+                log.running = Some(name.to_owned());
+                log.judge(verdict, &mut open);
+            } else {
+                // What the test's children wrote may stand between.
+                log.judge(line, &mut open);
+            }
+        }
+        log.counts += open;
+        log
+    }
+
+    /// Takes the running test's verdict, if it is one.
+    fn judge(&mut self, verdict: &str, counts: &mut Counts) {
+        let word = verdict.split(',').next().unwrap_or_default();
+        let count = match word {
+            "ok" => &mut counts.passed,
+            "FAILED" => &mut counts.failed,
+            "ignored" => &mut counts.ignored,
+            _ => return,
+        };
+        let Some(name) = self.running.take() else {
+            return;
+        };
+        *count += 1;
+        self.done += 1;
+        if word == "FAILED" {
+            self.failed.push(name);
+        }
+    }
+
+    /// Where it is, for somebody who waits.
+    pub fn progress(&self) -> String {
+        let Self {
+            announced, done, ..
+        } = self;
+        match &self.running {
+            Some(test) => format!("at {test}, {done} of {announced} tests done"),
+            None if *announced == 0 => "starting".to_owned(),
+            None => format!("{done} of {announced} tests done"),
+        }
+    }
+}
+
+/// Reads `running 3 tests`.
+fn announced(line: &str) -> Option<u64> {
+    let (count, noun) = line.strip_prefix("running ")?.split_once(' ')?;
+    noun.starts_with("test").then(|| count.parse().ok())?
+}
+
 /// One run of a test binary, or of all host tests.
 #[derive(Debug)]
 pub struct Outcome {
@@ -55,28 +135,31 @@ pub struct Outcome {
 impl Outcome {
     /// Judges by libtest's lines and by the exit status: each alone can lie.
     pub fn of(name: &str, place: &str, output: &str, status: Result<i32>, took: Duration) -> Self {
-        let mut counts = Counts::default();
-        let mut failures = Vec::new();
-        for line in output.lines() {
-            if let Some(more) = Counts::parse(line) {
-                counts += more;
-            } else if let Some(test) = line
-                .strip_prefix("test ")
-                .and_then(|line| line.strip_suffix(" ... FAILED"))
-            {
-                failures.push(test.to_owned());
+        let Log {
+            mut counts,
+            failed: mut failures,
+            running,
+            announced,
+            done,
+        } = Log::parse(output);
+        let succeeded = matches!(status, Ok(0));
+        let reason = match status {
+            Err(error) => Some(format!("{error:#}")),
+            Ok(status) if status != 0 && (failures.is_empty() || running.is_some()) => {
+                Some(format!("ended with status {status}"))
             }
-        }
-        let succeeded = match &status {
-            Ok(status) => *status == 0,
-            Err(_) => false,
+            Ok(_) => None,
         };
-        match status {
-            Err(error) => failures.push(format!("{error:#}")),
-            Ok(status) if status != 0 && failures.is_empty() => {
-                failures.push(format!("ended with status {status}"));
+        match (running, reason) {
+            (Some(test), Some(reason)) => {
+                counts.failed += 1;
+                let after = announced.saturating_sub(done + 1);
+                failures.push(format!(
+                    "{test} was running, and {after} more were to run: {reason}"
+                ));
             }
-            Ok(_) => {}
+            (None, Some(reason)) => failures.push(reason),
+            (_, None) => {}
         }
         Self {
             name: name.to_owned(),
@@ -150,10 +233,41 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
+    fn what_runs_and_what_is_done_is_known_at_any_time() {
+        let log = Log::parse("running 3 tests\ntest a ... ok\ntest slow ... said by a child\n");
+        assert_eq!(log.running.as_deref(), Some("slow"));
+        assert_eq!(log.counts.passed, 1);
+        assert_eq!(log.progress(), "at slow, 1 of 3 tests done");
+        assert_eq!(Log::parse("").progress(), "starting");
+        let log =
+            Log::parse("running 2 tests\ntest slow ... said\nFAILED\ntest b ... ignored, x\n");
+        assert_eq!(
+            (log.running, &*log.failed),
+            (None, &["slow".to_owned()][..])
+        );
+        assert_eq!((log.counts.failed, log.counts.ignored), (1, 1));
+    }
+
+    #[test]
     fn a_dead_guest_is_a_failure_with_its_reason() {
         let dead = outcome("", Err(anyhow::anyhow!("the guest died")));
         assert_eq!(dead.verdict(true), "FAILED");
         assert_eq!(dead.failures, ["the guest died"]);
+    }
+
+    #[test]
+    fn a_killed_test_is_named_and_those_before_it_count() {
+        let output = "running 4 tests\ntest a ... ok\ntest b ... FAILED\ntest hangs ... ";
+        for status in [Ok(124), Err(anyhow::anyhow!("not done after 1200 s"))] {
+            let killed = outcome(output, status);
+            assert_eq!((killed.counts.passed, killed.counts.failed), (1, 2));
+            assert_eq!(killed.failures[0], "b");
+            let hung = &killed.failures[1];
+            assert!(
+                hung.starts_with("hangs was running, and 1 more were to run: "),
+                "{hung}"
+            );
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +25,10 @@ use crate::{say, setup};
 
 /// How long a boot may take; emulated on a busy machine, it is a tenth of this.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Held while a guest is prepared and QEMU started: what is fetched and cached is made once, and no
+/// child of another guest inherits the sockets of this one, which would hide its death.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// One of the two outputs of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +82,7 @@ impl Guest {
         options: &Options,
         terminal: bool,
     ) -> Result<Self> {
+        let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         setup::ensure(workspace, setup::VM)?;
         let image = kernel::fetch(workspace, options.kernel)?;
         if !setup::is_root() {
@@ -141,6 +147,7 @@ impl Guest {
         )?;
         // Our copies of the guest's ends would hide its end from us.
         drop(ports);
+        drop(starting);
         let mut guest = Self {
             machine,
             shares,
@@ -155,7 +162,8 @@ impl Guest {
         guest.mount(workspace, &image)?;
         guest.directory = workspace.root.clone();
         say::note(format_args!(
-            "up after {:.1} s",
+            "Linux {} is up after {:.1} s",
+            image.release,
             started.elapsed().as_secs_f32()
         ));
         Ok(guest)

@@ -51,7 +51,7 @@ pub enum Choice {
     /// Debian 12 backports, Debian 13
     #[value(name = "6.12")]
     V6_12,
-    /// One after the other
+    /// Both
     All,
 }
 
