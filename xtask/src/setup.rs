@@ -221,7 +221,7 @@ pub fn has_candidate(package: &str) -> bool {
 
 /// Whether this process may install packages and load programs.
 pub fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+    rustix::process::geteuid().is_root()
 }
 
 fn apt_get() -> Command {

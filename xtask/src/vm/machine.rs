@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::Options;
 use super::accel::Accel;
@@ -222,9 +222,7 @@ pub fn ends_with_us(program: &str) -> Command {
 
 /// Lets children have this descriptor, under the same number.
 pub fn inherit(fd: &impl AsFd) -> Result<()> {
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
-        .context("clear close-on-exec of a socket for QEMU")?;
-    Ok(())
+    fcntl_setfd(fd, FdFlags::empty()).context("clear close-on-exec of a socket for QEMU")
 }
 
 /// Two connected sockets.
