@@ -28,10 +28,14 @@ pub struct Arguments {
 
 /// Returns the demo's exit status: 0 if every check held.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
-    if !setup::is_root() {
-        bail!("the demo makes network namespaces and needs root: run it as root");
-    }
     setup::ensure(workspace, setup::NETWORK)?;
+    if !setup::is_root() {
+        setup::ensure(workspace, setup::VM)?;
+        bail!(
+            "this machine has the programs that the demo needs, but its network namespaces need \
+             root: run `sudo -E env PATH=\"$PATH\" cargo xtask demo`"
+        );
+    }
     let overlay = build::run(workspace, arguments.build)?;
     let demo = build_demo(workspace)?;
     let mut words = vec![demo.to_string_lossy().into_owned()];
@@ -55,7 +59,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
         let [program, rest @ ..] = words.as_slice() else {
             bail!("the demo has no program");
         };
-        let status = Command::new(program)
+        // It removes what it has made when it is told to end, and so when we end.
+        let status = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", program])
             .args(rest)
             .env("OVERLAY_BIN", &overlay)
             .status()
@@ -82,7 +88,6 @@ fn build_demo(workspace: &Workspace) -> Result<PathBuf> {
     command::run(
         command::cargo()
             .args(["build", "--package=overlay-tests", "--bin=overlay-demo"])
-            .env("OVERLAY_BPF_OBJECT", workspace.bpf_object())
             .current_dir(&workspace.root),
     )?;
     Ok(workspace.overlay(false).with_file_name("overlay-demo"))

@@ -63,6 +63,7 @@ pub use self::{
     raw_socket::{RawSocket, VnetHeader},
     spec::{ContainerSpec, NetworkSpec, NodeSpec, Spec, Topology},
     stock::StockNode,
+    sweep::remove_leftovers,
     underlay::Underlay,
     watcher::Watcher,
 };

@@ -11,7 +11,7 @@ pub(super) const MARK: &str = "ovlab";
 pub(super) const PINS: &str = "/sys/fs/bpf";
 
 /// Removes namespaces, pins and files of labs whose process is gone.
-pub(super) fn remove_leftovers() {
+pub fn remove_leftovers() {
     for name in leftovers(Path::new("/run/netns")) {
         netns::remove(&name);
     }

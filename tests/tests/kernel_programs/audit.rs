@@ -190,8 +190,14 @@ fn sent_to_xfrm() -> Vec<Row> {
         ),
         ("a fragment of UDP over IPv6", behind(IPV6_FRAGMENT, UDP)),
         ("ESP behind destination options", behind(60, ESP)),
-        ("another protocol", out4(LOCAL4, REMOTE4, &v4, ICMP, &secret)),
-        ("VXLAN in a tunnel", out4(LOCAL4, REMOTE4, &v4, 4, &whole4[14..])),
+        (
+            "another protocol",
+            out4(LOCAL4, REMOTE4, &v4, ICMP, &secret),
+        ),
+        (
+            "VXLAN in a tunnel",
+            out4(LOCAL4, REMOTE4, &v4, 4, &whole4[14..]),
+        ),
         ("VXLAN behind a VLAN tag", tagged),
         (
             "another Ethertype",
