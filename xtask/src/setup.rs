@@ -39,6 +39,11 @@ pub const VM: &[Tool] = &[
         purpose: "loads kernel modules in the test VM",
     },
     Tool {
+        probe: &["mount"],
+        packages: &["mount"],
+        purpose: "mounts this machine's files in the test VM",
+    },
+    Tool {
         probe: &["setpriv"],
         packages: &["util-linux"],
         purpose: "ends the test VM when xtask ends",
@@ -51,6 +56,51 @@ pub const NETWORK: &[Tool] = &[
         probe: &["ip"],
         packages: &["iproute2"],
         purpose: "links, namespaces, XFRM",
+    },
+    Tool {
+        probe: &["tc"],
+        packages: &["iproute2"],
+        purpose: "filters of test links",
+    },
+    Tool {
+        probe: &["bridge"],
+        packages: &["iproute2"],
+        purpose: "stock VXLAN peers of the tests",
+    },
+    Tool {
+        probe: &["ss"],
+        packages: &["iproute2"],
+        purpose: "waits for listening sockets",
+    },
+    Tool {
+        probe: &["nsenter"],
+        packages: &["util-linux"],
+        purpose: "runs programs in namespaces",
+    },
+    Tool {
+        probe: &["unshare"],
+        packages: &["util-linux"],
+        purpose: "namespaces of the kernel tests",
+    },
+    Tool {
+        probe: &["setpriv"],
+        packages: &["util-linux"],
+        purpose: "ends tests when xtask ends",
+    },
+    Tool {
+        probe: &["sysctl"],
+        packages: &["procps"],
+        purpose: "compares settings before and after",
+    },
+    Tool {
+        probe: &["modprobe"],
+        packages: &["kmod"],
+        purpose: "loads what the data plane needs",
+    },
+    Tool {
+        probe: &["rmmod"],
+        packages: &["kmod"],
+        purpose: "tests without a module",
     },
     Tool {
         probe: &["nft"],
@@ -231,4 +281,70 @@ fn apt_get() -> Command {
         .args(["-o", "DPkg::Lock::Timeout=600"])
         .stdin(std::process::Stdio::null());
     apt
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// Parts of every Debian (coreutils and bash are essential packages), and subcommands of
+    /// `overlay` that tests run by a method of the same name.
+    const NO_TOOLS: &[&str] = &["bash", "cat", "sh", "sleep", "timeout", "apply", "watch"];
+
+    /// How the tests, the demo and the agent name a program that they run.
+    const CALLS: &[&str] = &["Command::new(", "run(", "shell(", "command(", "succeed("];
+
+    fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).expect("the directory is there") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    /// The literal words that follow a call.
+    fn programs(text: &str) -> impl Iterator<Item = &str> {
+        CALLS
+            .iter()
+            .flat_map(|call| text.split(call).skip(1))
+            .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+            .filter(|word| !word.is_empty())
+            .filter(|word| word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+    }
+
+    #[test]
+    fn every_program_that_tests_and_agent_run_is_installed() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut files = Vec::new();
+        for directory in ["tests/src", "tests/tests", "overlay-agent/src"] {
+            sources(&root.join(directory), &mut files);
+        }
+        let mut seen = 0;
+        for file in files {
+            let text = fs::read_to_string(&file).expect("UTF-8");
+            for program in programs(&text) {
+                let known = NETWORK.iter().any(|tool| tool.probe.contains(&program))
+                    || NO_TOOLS.contains(&program);
+                assert!(
+                    known,
+                    "{} runs `{program}`, which is missing in setup::NETWORK",
+                    file.display()
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 40, "only {seen} calls found: do CALLS still fit?");
+    }
+
+    #[test]
+    fn calls_are_found_across_lines_and_paths_are_none() {
+        let text = "succeed(\n    \"ping\", \"-c 1\"); Command::new(\"/bin/x\"); x.run(name)";
+        assert_eq!(programs(text).collect::<Vec<_>>(), ["ping"]);
+    }
 }
