@@ -20,9 +20,13 @@ mod entry {
     };
 
     use crate::programs::{
-        TC_DROP, decrypted_rx::decrypted_rx as decrypted_rx_path,
-        endpoint_tx::endpoint_tx as endpoint_tx_path, reentry::reentry as reentry_path, report,
-        sink::sink as sink_path, underlay_audit::underlay_audit as underlay_audit_path,
+        TC_DROP,
+        decrypted_rx::decrypted_rx as decrypted_rx_path,
+        endpoint_tx::endpoint_tx as endpoint_tx_path,
+        reentry::reentry as reentry_path,
+        report,
+        sink::sink as sink_path,
+        underlay_audit::{self as audit, underlay_audit as underlay_audit_path},
         underlay_rx::underlay_rx as underlay_rx_path,
         underlay_rx_xdp::underlay_rx_xdp as underlay_rx_xdp_path,
     };
@@ -55,7 +59,14 @@ mod entry {
 
     #[classifier]
     pub fn underlay_audit(ctx: TcContext) -> i32 {
-        underlay_audit_path(&ctx).unwrap_or_else(|drop| report::dropped_skb(&ctx, drop, TC_DROP))
+        underlay_audit_path::<{ audit::ETHERNET }>(&ctx)
+            .unwrap_or_else(|drop| report::dropped_skb(&ctx, drop, TC_DROP))
+    }
+
+    #[classifier]
+    pub fn underlay_audit_l3(ctx: TcContext) -> i32 {
+        underlay_audit_path::<{ audit::NONE }>(&ctx)
+            .unwrap_or_else(|drop| report::dropped_bare_skb(&ctx, drop, TC_DROP))
     }
 
     #[classifier]

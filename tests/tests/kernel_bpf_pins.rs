@@ -28,6 +28,9 @@ use overlay_ebpf::abi::{
     NetworkKey, Peer, PeerKey, PeerStats, TxState, Vtep, VtepKey, VtepRole, map, program,
 };
 
+/// Programs of the object.
+const PROGRAMS: usize = 8;
+
 const SIZES: MapSizes = MapSizes {
     networks: 16,
     local_ports: 16,
@@ -259,7 +262,7 @@ fn a_fresh_load_pins_everything_and_clear_leaves_nothing() {
             let mut maps = map::ALL.map(str::to_owned);
             maps.sort();
             assert_eq!(entries(&bed.pins("maps")), maps);
-            assert_eq!(entries(&bed.pins("progs")).len(), 7);
+            assert_eq!(entries(&bed.pins("progs")).len(), PROGRAMS);
             assert!(
                 succeed("tc", "filter show dev veth0 egress").contains("underlay_audit")
                     ^ bpf.uses_tcx()
@@ -472,6 +475,7 @@ fn every_program_attaches_is_seen_and_detaches() {
                 Program::UnderlayRx,
                 Program::DecryptedRx,
                 Program::UnderlayAudit,
+                Program::UnderlayAuditL3,
                 Program::Sink,
             ] {
                 let attachment = on(program, "ep0");
@@ -826,7 +830,7 @@ fn a_load_killed_at_any_moment_is_completed_by_the_next() {
                     bpf.observe_attachments().unwrap(),
                     BTreeSet::from(underlay())
                 );
-                assert_eq!(entries(&bed.pins("progs")).len(), 7);
+                assert_eq!(entries(&bed.pins("progs")).len(), PROGRAMS);
                 succeed("ping", "-c 1 -W 2 10.99.0.2");
             } else {
                 bpf::clear(&bed.root).unwrap();
@@ -1083,7 +1087,7 @@ fn the_object_loads_with_bpftool_and_maps_print_by_name() {
             "{}",
             String::from_utf8_lossy(&result.stderr)
         );
-        assert_eq!(entries(&bed.root.join("progs")).len(), 7);
+        assert_eq!(entries(&bed.root.join("progs")).len(), PROGRAMS);
         fs::remove_dir_all(&bed.root).unwrap();
 
         let mut bpf = bed.load(TcHook::Auto);

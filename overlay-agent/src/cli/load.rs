@@ -4,7 +4,12 @@ use crate::{
         desired::MapSizes,
         objects::{Attachment, Program},
     },
-    kernel::{bpf::Bpf, host::Directories, links, rtnl},
+    kernel::{
+        bpf::Bpf,
+        host::Directories,
+        links::{self, LinkLayer},
+        rtnl,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -26,25 +31,35 @@ enum Mode {
 
 pub async fn run(directories: &Directories, arguments: &Arguments) -> Result<Outcome, Failure> {
     let rtnl = rtnl::Handle::open()?;
-    let index = links::index(&rtnl, &arguments.iface)
+    let device = links::get(&rtnl, &arguments.iface)
         .await
         .map_err(Failure::input)?;
+    let programs = match device.link_layer {
+        LinkLayer::Ethernet => vec![
+            Some(Program::UnderlayAudit),
+            Some(Program::UnderlayRx),
+            match arguments.mode {
+                Mode::Native => Some(Program::UnderlayRxXdpNative),
+                Mode::Generic => Some(Program::UnderlayRxXdpGeneric),
+                Mode::Off => None,
+            },
+        ],
+        // Encrypted networks alone can use it: nothing comes in but by IPsec.
+        LinkLayer::None => vec![Some(Program::UnderlayAuditL3)],
+        LinkLayer::Other(kind) => {
+            return Err(Failure::input(anyhow::anyhow!(
+                "{} has a link-layer header of kind {kind}, which the programs cannot read: use an Ethernet or IP device",
+                device.name
+            )));
+        }
+    };
     let mut bpf = Bpf::load(&directories.pins, &MapSizes::default())?;
-    let programs = [
-        Some(Program::UnderlayAudit),
-        Some(Program::UnderlayRx),
-        match arguments.mode {
-            Mode::Native => Some(Program::UnderlayRxXdpNative),
-            Mode::Generic => Some(Program::UnderlayRxXdpGeneric),
-            Mode::Off => None,
-        },
-    ];
     for program in programs.into_iter().flatten() {
         let attachment = Attachment {
             program,
             device: arguments.iface.clone(),
         };
-        bpf.attach(&attachment, index)?;
+        bpf.attach(&attachment, device.index)?;
         println!("{program} on {}", arguments.iface);
     }
     println!("pinned below {}", directories.pins.display());

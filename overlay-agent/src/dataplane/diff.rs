@@ -153,7 +153,7 @@ impl Diff<'_> {
         {
             self.emit(Step::SetFirewall(firewall.clone()));
         }
-        self.attach(|program| program == Program::UnderlayAudit);
+        self.attach(Program::is_audit);
     }
 
     fn attach(&mut self, chosen: impl Fn(Program) -> bool) {
@@ -194,7 +194,7 @@ impl Diff<'_> {
                 .into_iter()
                 .map(|(path, value)| Step::SetSysctl(path, value)),
         );
-        self.attach(|program| program != Program::UnderlayAudit && program != Program::EndpointTx);
+        self.attach(|program| !program.is_audit() && program != Program::EndpointTx);
     }
 
     fn endpoints(&mut self) {
@@ -343,7 +343,7 @@ impl Diff<'_> {
         let surplus_attachments = missing(&self.current.attachments, &self.wanted.attachments);
         let (audits, others): (Vec<_>, Vec<_>) = surplus_attachments
             .into_iter()
-            .partition(|a| a.program == Program::UnderlayAudit);
+            .partition(|a| a.program.is_audit());
         // The program stays in front of the endpoint until the endpoint is gone.
         let (endpoints, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|a| {
             a.program == Program::EndpointTx && self.current.endpoints.contains_key(&a.device)

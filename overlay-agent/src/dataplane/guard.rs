@@ -40,6 +40,16 @@ fn attached(objects: &Objects, program: Program, device: &str) -> bool {
     })
 }
 
+/// The audits on a device: for a moment two, when it has changed its link layer.
+fn audits<'a>(objects: &'a Objects, device: &'a str) -> impl Iterator<Item = Program> + 'a {
+    objects
+        .attachments
+        .iter()
+        .filter(move |attachment| attachment.device == device)
+        .map(|attachment| attachment.program)
+        .filter(|program| program.is_audit())
+}
+
 /// Why the peer may not transmit encrypted frames as `entry` says; `None` if it may, or does not.
 pub fn peer_blocked(objects: &Objects, entry: &PeerEntry) -> Option<String> {
     if entry.tx.lanes == 0 {
@@ -55,7 +65,7 @@ pub fn peer_blocked(objects: &Objects, entry: &PeerEntry) -> Option<String> {
     if !firewall_stands(objects, local, config.port) {
         return Some("the firewall rules are missing".into());
     }
-    if !attached(objects, Program::UnderlayAudit, &entry.underlay_device) {
+    if audits(objects, &entry.underlay_device).next().is_none() {
         return Some(format!(
             "underlay_audit is not attached to {}",
             entry.underlay_device
@@ -203,7 +213,10 @@ pub fn step_blocked(objects: &Objects, step: &Step) -> Option<String> {
             .map(|(policy, _)| format!("policy {policy} still uses the SA")),
         Step::RemovePolicy(key) => policy_in_use(objects, key),
         Step::Detach(attachment) => match attachment.program {
-            Program::UnderlayAudit => {
+            program if program.is_audit() => {
+                if audits(objects, &attachment.device).any(|other| other != program) {
+                    return None;
+                }
                 open_peer(objects, |entry| entry.underlay_device == attachment.device)
             }
             Program::DecryptedRx => open_network(objects),

@@ -29,6 +29,11 @@ pub struct UnderlayFacts {
     pub routes: BTreeMap<IpAddr, UnderlayRoute>,
     /// Every device that can carry the underlay (all but loopback, our own and endpoint devices).
     pub devices: BTreeSet<String>,
+    /// Those of them that send packets without a link-layer header, beginning with the IP header.
+    pub layer3: BTreeSet<String>,
+    /// Those of them whose link-layer header is another than Ethernet's, with its name: the programs
+    /// cannot read their packets.
+    pub unreadable: BTreeMap<String, String>,
     /// Base chains of other software that re-entered packets pass ([`Firewall::accepts`]).
     pub foreign_chains: BTreeSet<ForeignChain>,
     /// Kernel features that change what is attached or how.
@@ -45,6 +50,13 @@ pub struct UnderlayFacts {
     pub native_xdp: BTreeSet<String>,
     /// What other software has in XFRM that meets our traffic.
     pub conflicts: Vec<Conflict>,
+}
+
+impl UnderlayFacts {
+    /// Whether packets on the device have no Ethernet header.
+    pub fn lacks_ethernet(&self, device: &str) -> bool {
+        self.layer3.contains(device) || self.unreadable.contains_key(device)
+    }
 }
 
 /// An XFRM object of other software that meets our traffic.
@@ -279,7 +291,16 @@ pub enum Program {
     UnderlayRx,
     DecryptedRx,
     UnderlayAudit,
+    /// On a device of [`UnderlayFacts::layer3`].
+    UnderlayAuditL3,
     Sink,
+}
+
+impl Program {
+    /// Whether it is barrier 3.
+    pub const fn is_audit(self) -> bool {
+        matches!(self, Self::UnderlayAudit | Self::UnderlayAuditL3)
+    }
 }
 
 /// Entries of the BPF maps. Device indices stand as names until a step runs.

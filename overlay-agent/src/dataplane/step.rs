@@ -317,6 +317,7 @@ impl fmt::Display for super::objects::Program {
             Program::UnderlayRx => "underlay_rx",
             Program::DecryptedRx => "decrypted_rx",
             Program::UnderlayAudit => "underlay_audit",
+            Program::UnderlayAuditL3 => "underlay_audit_l3",
             Program::Sink => "sink",
         })
     }

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 use super::{
     addresses, features, firewall,
     host::{Host, HostError},
-    links, modules, routes, sysctl,
+    links::{self, LinkLayer},
+    modules, routes, sysctl,
     xfrm::Severity,
 };
 use crate::dataplane::{
@@ -43,6 +44,18 @@ pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFact
         }
     };
     let candidates = links::underlay_candidates(&host.rtnl).await?;
+    let layer3 = candidates
+        .values()
+        .filter(|device| device.link_layer == LinkLayer::None)
+        .map(|device| device.name.clone())
+        .collect();
+    let unreadable = candidates
+        .values()
+        .filter_map(|device| match device.link_layer {
+            LinkLayer::Other(kind) => Some((device.name.clone(), kind.to_string())),
+            LinkLayer::Ethernet | LinkLayer::None => None,
+        })
+        .collect();
     let devices: BTreeSet<String> = candidates.into_keys().collect();
     let mut facts = UnderlayFacts {
         features,
@@ -57,6 +70,8 @@ pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFact
             .cloned()
             .collect(),
         devices,
+        layer3,
+        unreadable,
         ..UnderlayFacts::default()
     };
     for &vtep in &desired.node.vteps {

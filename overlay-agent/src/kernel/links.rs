@@ -11,7 +11,7 @@ use rtnetlink::{
     },
 };
 
-pub use self::device::{Device, Kind};
+pub use self::device::{Device, Kind, LinkLayer};
 use super::rtnl::{self, Handle, Tolerate as _};
 use crate::dataplane::{
     endpoint_name,

@@ -81,6 +81,8 @@ pub mod program {
     pub const DECRYPTED_RX: &str = "decrypted_rx";
     /// TC egress of every device that can carry the underlay: the last barrier.
     pub const UNDERLAY_AUDIT: &str = "underlay_audit";
+    /// The same on devices whose packets begin with the IP header.
+    pub const UNDERLAY_AUDIT_L3: &str = "underlay_audit_l3";
     /// TC ingress of devices that exist for their side effect alone (`ovl-hop`, `ovl-gro`): drops all.
     pub const SINK: &str = "sink";
 }

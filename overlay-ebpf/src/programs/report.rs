@@ -31,16 +31,28 @@ impl Drop {
     }
 }
 
-/// Counts the drop of an skb and returns `verdict`.
+/// Counts the drop of an skb with an Ethernet header and returns `verdict`.
 #[inline(always)]
 pub fn dropped_skb(ctx: &TcContext, drop: Drop, verdict: i32) -> i32 {
     let ethernet = ctx.bytes::<14>(0).copied().unwrap_or([0; 14]);
+    count_skb(ctx, drop, &ethernet);
+    verdict
+}
+
+/// Counts the drop of an skb without an Ethernet header and returns `verdict`.
+#[inline(always)]
+pub fn dropped_bare_skb(ctx: &TcContext, drop: Drop, verdict: i32) -> i32 {
+    count_skb(ctx, drop, &[0; 14]);
+    verdict
+}
+
+#[inline(always)]
+fn count_skb(ctx: &TcContext, drop: Drop, ethernet: &[u8; 14]) {
     // SAFETY: `skb` is the program's context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    record(&drop, ctx.len(), ifindex, &ethernet);
+    record(&drop, ctx.len(), ifindex, ethernet);
     #[cfg(feature = "aya-log")]
     log(ctx, &drop);
-    verdict
 }
 
 /// Counts the drop of an XDP buffer and returns `verdict`.

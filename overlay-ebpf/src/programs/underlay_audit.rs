@@ -6,6 +6,9 @@
 //! Of everything else it judges cleartext VXLAN and its fragments from or to a VTEP that we know. A
 //! frame of a plain network passes if `endpoint_tx` made it; whatever else goes to our port was
 //! made by a local process.
+//!
+//! There are two of it: on devices with an Ethernet header, and on those whose packets begin with
+//! the IP header (tun, WireGuard, IP tunnels, PPP).
 
 use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
@@ -27,13 +30,15 @@ macro_rules! extension {
     };
 }
 
-/// Where the IP header begins.
-const L3: usize = 14;
+/// Length of the link-layer header: where the IP header begins.
+pub const ETHERNET: usize = 14;
+pub const NONE: usize = 0;
 
-pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
+#[inline(always)]
+pub fn underlay_audit<const L3: usize>(ctx: &TcContext) -> Result<i32, Drop> {
     frame::make_linear(ctx, outer::MAX_LEN);
     if ctx.tc_index() == origin::ENCRYPT {
-        if !is_esp(ctx) {
+        if !is_esp::<L3>(ctx) {
             return Err(Drop::new(
                 DropReason::CleartextEncryptedVni,
                 Direction::ToUnderlay,
@@ -46,7 +51,7 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(config) = maps::config() else {
         return Ok(TC_CONTINUE);
     };
-    match ethertype(ctx) {
+    match ethertype::<L3>(ctx) {
         ether_type::IPV4 => {
             let Some(header) = ctx.bytes::<20>(L3) else {
                 return Ok(TC_CONTINUE);
@@ -100,9 +105,19 @@ pub fn underlay_audit(ctx: &TcContext) -> Result<i32, Drop> {
     }
 }
 
+/// As the Ethernet header says, or without one the IP version; 0 if there is neither.
 #[inline(always)]
-fn ethertype(ctx: &TcContext) -> u16 {
-    match ctx.bytes::<2>(L3 - 2) {
+fn ethertype<const L3: usize>(ctx: &TcContext) -> u16 {
+    if L3 == NONE {
+        // Two bytes: the compiler turns the check for one at the very start into a comparison from
+        // which the verifier learns nothing.
+        return match ctx.bytes::<2>(0) {
+            Some(&[first, _]) if first >> 4 == 4 => ether_type::IPV4,
+            Some(&[first, _]) if first >> 4 == 6 => ether_type::IPV6,
+            _ => 0,
+        };
+    }
+    match ctx.bytes::<2>(ETHERNET - 2) {
         Some(bytes) => u16::from_be_bytes(*bytes),
         None => 0,
     }
@@ -111,8 +126,8 @@ fn ethertype(ctx: &TcContext) -> u16 {
 /// Whether the packet, or the one of which it is a fragment, is ESP. Where that cannot be seen it is
 /// not.
 #[inline(always)]
-fn is_esp(ctx: &TcContext) -> bool {
-    match ethertype(ctx) {
+fn is_esp<const L3: usize>(ctx: &TcContext) -> bool {
+    match ethertype::<L3>(ctx) {
         ether_type::IPV4 => match ctx.bytes::<20>(L3).map(Ipv4::parse) {
             Some(Ok(ip)) => ip.protocol == ip_protocol::ESP,
             _ => false,

@@ -392,10 +392,15 @@ impl Counts {
 /// Whether an event is the record of the row's drop.
 fn describes(event: &DropEvent, row: &Row, (reason, direction): (DropReason, Direction)) -> bool {
     let packet = row.dropped.as_ref().unwrap_or(&row.packet);
+    let ethernet = if row.program == program::UNDERLAY_AUDIT_L3 {
+        &[0; 14]
+    } else {
+        &packet[..14]
+    };
     (event.reason, event.direction) == (reason, direction)
         && event.ifindex == row.ifindex
         && event.length as usize == packet.len()
-        && event.ethernet == packet[..14]
+        && event.ethernet == ethernet
         && event.time != 0
 }
 

@@ -108,7 +108,7 @@ pub fn row(name: impl Into<String>, program: &'static str) -> Row {
 pub fn direction(name: &str) -> Direction {
     match name {
         program::ENDPOINT_TX => Direction::FromEndpoint,
-        program::UNDERLAY_AUDIT => Direction::ToUnderlay,
+        program::UNDERLAY_AUDIT | program::UNDERLAY_AUDIT_L3 => Direction::ToUnderlay,
         program::UNDERLAY_RX | program::UNDERLAY_RX_XDP => Direction::FromUnderlay,
         program::DECRYPTED_RX => Direction::FromIpsec,
         _ => Direction::Internal,

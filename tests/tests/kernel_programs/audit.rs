@@ -45,6 +45,23 @@ fn both(vni: u32) -> [(&'static str, Vec<u8>); 2] {
 }
 
 pub fn rows() -> Vec<Row> {
+    let rows = ethernet();
+    let layer3 = rows.iter().filter_map(without_ethernet).collect();
+    [rows, layer3].concat()
+}
+
+/// The same packet on a device whose packets begin with the IP header. A test run demands 14 bytes.
+fn without_ethernet(row: &Row) -> Option<Row> {
+    let ip = matches!(row.packet[12..14], [0x08, 0x00] | [0x86, 0xdd]);
+    (ip && row.packet.len() >= 28).then(|| Row {
+        name: format!("without an Ethernet header, {}", row.name),
+        program: program::UNDERLAY_AUDIT_L3,
+        packet: row.packet[14..].to_vec(),
+        ..row.clone()
+    })
+}
+
+fn ethernet() -> Vec<Row> {
     let mut rows = Vec::new();
     for (family, packet) in both(PLAIN) {
         rows.push(

@@ -58,6 +58,7 @@ fn every_program_has_rows_for_each_of_its_verdicts() {
         (program::UNDERLAY_RX, &[Pass, Drop, Redirect]),
         (program::DECRYPTED_RX, &[Drop]),
         (program::UNDERLAY_AUDIT, &[Pass, Drop]),
+        (program::UNDERLAY_AUDIT_L3, &[Pass, Drop]),
         (program::SINK, &[Drop]),
     ] {
         for verdict in verdicts {

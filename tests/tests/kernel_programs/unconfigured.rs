@@ -70,6 +70,7 @@ pub fn rows() -> Vec<Row> {
             program::UNDERLAY_RX_XDP,
             program::UNDERLAY_RX,
             program::UNDERLAY_AUDIT,
+            program::UNDERLAY_AUDIT_L3,
         ] {
             add(
                 &format!("`{program}` leaves the host's TCP alone"),

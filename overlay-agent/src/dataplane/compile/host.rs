@@ -162,7 +162,13 @@ fn attachments(plan: &Plan<'_>, objects: &mut Objects) {
         attach(Program::DecryptedRx, XFRM);
     }
     for device in &plan.facts.devices {
-        attach(Program::UnderlayAudit, device);
+        // Where it cannot read a packet it lets nothing out that was to be encrypted.
+        let audit = if plan.facts.layer3.contains(device) {
+            Program::UnderlayAuditL3
+        } else {
+            Program::UnderlayAudit
+        };
+        attach(audit, device);
     }
     let routes = plan.peers.values().filter_map(|peer| peer.route);
     let vteps = plan.desired.node.vteps.iter();
@@ -173,7 +179,7 @@ fn attachments(plan: &Plan<'_>, objects: &mut Objects) {
                 .filter_map(|vtep| plan.facts.vteps.get(vtep))
                 .map(|vtep| vtep.device.as_str()),
         )
-        .filter(|device| plan.facts.devices.contains(*device))
+        .filter(|device| plan.facts.devices.contains(*device) && !plan.facts.lacks_ethernet(device))
         .collect();
     for device in underlay {
         attach(Program::UnderlayRx, device);

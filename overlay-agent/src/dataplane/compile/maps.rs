@@ -91,6 +91,9 @@ fn local_endpoint(endpoint: &LocalEndpoint, maps: &mut MapEntries) {
 
 fn remote_endpoints(plan: &Plan<'_>, maps: &mut MapEntries) {
     for endpoint in &plan.desired.remote_endpoints {
+        if !plan.reaches(endpoint) {
+            continue;
+        }
         let (vni, peer) = (endpoint.vni, endpoint.peer.get());
         maps.endpoints.insert(
             endpoint_key(vni, endpoint.mac),

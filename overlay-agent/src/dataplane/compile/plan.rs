@@ -11,7 +11,7 @@ use overlay_ebpf::{
 };
 
 use crate::dataplane::{
-    desired::{DataPlane, Network, Peer},
+    desired::{DataPlane, Network, Peer, RemoteEndpoint},
     mtu::{self, MtuError, Path},
     objects::{UnderlayFacts, UnderlayRoute},
     problem::{Problem, Subject},
@@ -43,7 +43,7 @@ pub struct PeerPlan<'a> {
     pub route: Option<&'a UnderlayRoute>,
     /// Shares an encrypted network.
     pub encrypted: bool,
-    /// Shares a plain network.
+    /// Shares a plain network, and can be reached with its frames.
     pub plain: bool,
     /// May send encrypted frames as its `transmit` says; else a problem tells why not.
     pub may_transmit: bool,
@@ -137,7 +137,7 @@ impl<'a> Plan<'a> {
                     .any(|vni| self.desired.networks[vni].encrypted == encrypted)
             })
         };
-        let (encrypted, plain) = (shares(true), shares(false));
+        let (encrypted, mut plain) = (shares(true), shares(false));
         let route = self
             .facts
             .routes
@@ -151,6 +151,20 @@ impl<'a> Plan<'a> {
                     "add a route (`ip route get {}` shows the kernel's answer)",
                     peer.vtep
                 ),
+            ));
+        }
+        if plain
+            && let Some(route) = route
+            && self.facts.lacks_ethernet(&route.device)
+        {
+            plain = false;
+            problems.push(Problem::closes(
+                subject(),
+                format!(
+                    "its route leads over {}, which carries no Ethernet frames: endpoints of unencrypted networks are not reached there",
+                    route.device
+                ),
+                "encrypt the networks shared with it, or reach it over an Ethernet device",
             ));
         }
         let mut may_transmit = encrypted && self.facts.features.ipsec && route.is_some();
@@ -202,6 +216,17 @@ impl<'a> Plan<'a> {
                     "`sysctl -w net.ipv4.conf.{0}.disable_xfrm=0 net.ipv4.conf.all.disable_xfrm=0`",
                     route.device
                 ),
+            ));
+        }
+        if let Some(route) = route
+            && let Some(kind) = self.facts.unreadable.get(&route.device)
+        {
+            obstacles.push((
+                format!(
+                    "its route leads over {}, whose {kind} header underlay_audit cannot read: it lets nothing out there",
+                    route.device
+                ),
+                "reach it over an Ethernet or IP device".to_owned(),
             ));
         }
         if !local_vtep.is_ipv4() && !self.facts.features.ipv6 {
@@ -328,6 +353,13 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whether the network of the endpoint can be carried to its peer.
+    pub fn reaches(&self, endpoint: &RemoteEndpoint) -> bool {
+        let network = &self.desired.networks[&endpoint.vni];
+        let plan = self.peers.get(&endpoint.peer);
+        network.encrypted || plan.is_none_or(|plan| plan.plain)
+    }
+
     fn flood_targets(&self, vni: Vni) -> Vec<FloodTo<'a>> {
         let local = self
             .desired
@@ -339,7 +371,7 @@ impl<'a> Plan<'a> {
             .desired
             .remote_endpoints
             .iter()
-            .filter(|endpoint| endpoint.vni == vni)
+            .filter(|endpoint| endpoint.vni == vni && self.reaches(endpoint))
             .map(|endpoint| endpoint.peer)
             .collect();
         local.chain(peers.into_iter().map(FloodTo::Peer)).collect()

@@ -7,7 +7,8 @@ use crate::dataplane::{
     desired::{Direction, XdpMode},
     guard::block_policy_key,
     objects::{
-        Attachment, Conflict, FloodEntry, HOP, Link, PolicyAction, Program, StateMode, XFRM,
+        Attachment, Conflict, EndpointEntry, FloodEntry, HOP, Link, PolicyAction, Program,
+        StateMode, XFRM,
     },
     problem::Subject,
     testing::*,
@@ -134,6 +135,45 @@ fn kernel_without_esp_keeps_encrypted_networks_closed_and_plain_ones_open() {
     assert!(closes(&compiled, "cannot do IPsec"));
     // The barriers stand all the same.
     assert_eq!(compiled.objects.policies.len(), 1);
+    assert_eq!(attached(&compiled, Program::UnderlayAudit).len(), 2);
+}
+
+#[test]
+fn device_without_a_link_layer_carries_encrypted_networks_only() {
+    let desired = example();
+    let mut facts = facts(&desired);
+    let whole = compile(&desired, &facts).unwrap();
+    facts.layer3.insert("eth0".into());
+    let compiled = compile(&desired, &facts).unwrap();
+    assert_eq!(
+        attached(&compiled, Program::UnderlayAuditL3),
+        ["eth0"].into()
+    );
+    assert_eq!(attached(&compiled, Program::UnderlayAudit), ["eth1"].into());
+    assert!(attached(&compiled, Program::UnderlayRx).is_empty());
+    assert!(closes(&compiled, "carries no Ethernet frames"));
+    assert!(compiled.objects.neighbours.is_empty());
+    assert_eq!(lanes(&compiled, 2), Some(2));
+    // Nothing leads to what the peers host in the plain network, and nothing comes from it.
+    let remote = |compiled: &Compiled, vni| {
+        let endpoints = compiled.objects.maps.endpoints.iter();
+        endpoints
+            .filter(|(key, entry)| key.vni == vni && matches!(entry, EndpointEntry::Remote { .. }))
+            .count()
+    };
+    assert_eq!((remote(&whole, 4096), remote(&whole, 4097)), (1, 2));
+    assert_eq!((remote(&compiled, 4096), remote(&compiled, 4097)), (1, 0));
+}
+
+#[test]
+fn device_that_cannot_be_audited_closes_the_peers_behind_it() {
+    let desired = example();
+    let mut facts = facts(&desired);
+    facts.unreadable.insert("eth0".into(), "INFINIBAND".into());
+    let compiled = compile(&desired, &facts).unwrap();
+    assert_eq!(lanes(&compiled, 2), Some(0));
+    assert!(closes(&compiled, "INFINIBAND header"));
+    assert!(closes(&compiled, "carries no Ethernet frames"));
     assert_eq!(attached(&compiled, Program::UnderlayAudit).len(), 2);
 }
 

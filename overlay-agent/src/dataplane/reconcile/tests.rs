@@ -152,6 +152,37 @@ fn peer_that_moves_is_closed_until_its_new_address_is_ready() {
 }
 
 #[test]
+fn device_that_changes_its_link_layer_is_never_without_an_audit() {
+    let mut desired = example();
+    desired.networks.remove(&vni(4097));
+    desired
+        .local_endpoints
+        .retain(|endpoint| endpoint.vni == vni(4096));
+    desired
+        .remote_endpoints
+        .retain(|endpoint| endpoint.vni == vni(4096));
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &desired);
+    kernel.log.clear();
+    let mut facts = facts(&desired);
+    facts.layer3.insert("eth0".into());
+    kernel.facts = Some(facts);
+    let report = apply(&mut kernel, &desired);
+    assert!(report.is_complete(), "{report:?}");
+    let attach = position(
+        &kernel,
+        |step| matches!(step, Step::Attach(a) if a.program == Program::UnderlayAuditL3),
+    );
+    let detach = position(
+        &kernel,
+        |step| matches!(step, Step::Detach(a) if a.program == Program::UnderlayAudit),
+    );
+    assert!(attach < detach);
+    assert!(!kernel.log.iter().any(opens_peer), "it was never closed");
+    assert_eq!(kernel.violations, Vec::<String>::new());
+}
+
+#[test]
 fn network_that_turns_plain_is_closed_in_between() {
     let mut kernel = SimulatedKernel::new();
     apply(&mut kernel, &example());

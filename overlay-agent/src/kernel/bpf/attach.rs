@@ -235,7 +235,7 @@ pub(super) fn remove(link: &PinnedLink) -> Result<(), BpfError> {
 
 /// The order in which links go: what sends first, the last barrier last.
 pub(super) fn removal_order(name: &str) -> usize {
-    if name == program::UNDERLAY_AUDIT {
+    if [program::UNDERLAY_AUDIT, program::UNDERLAY_AUDIT_L3].contains(&name) {
         return hook::PROGRAMS.len();
     }
     hook::PROGRAMS

@@ -34,7 +34,7 @@ impl Hook {
 
 /// Every program of the object, in the order a packet meets them. The position stands in the
 /// handle of clsact filters: append, never reorder.
-pub(super) const PROGRAMS: [&str; 7] = [
+pub(super) const PROGRAMS: [&str; 8] = [
     program::ENDPOINT_TX,
     program::REENTRY,
     program::UNDERLAY_RX_XDP,
@@ -42,10 +42,11 @@ pub(super) const PROGRAMS: [&str; 7] = [
     program::DECRYPTED_RX,
     program::UNDERLAY_AUDIT,
     program::SINK,
+    program::UNDERLAY_AUDIT_L3,
 ];
 
 /// Every way in which a program is attached.
-pub(super) const ATTACHABLE: [Program; 8] = [
+pub(super) const ATTACHABLE: [Program; 9] = [
     Program::EndpointTx,
     Program::Reentry,
     Program::UnderlayRxXdpNative,
@@ -53,6 +54,7 @@ pub(super) const ATTACHABLE: [Program; 8] = [
     Program::UnderlayRx,
     Program::DecryptedRx,
     Program::UnderlayAudit,
+    Program::UnderlayAuditL3,
     Program::Sink,
 ];
 
@@ -65,6 +67,7 @@ pub(super) const fn name(program: Program) -> &'static str {
         Program::UnderlayRx => program::UNDERLAY_RX,
         Program::DecryptedRx => program::DECRYPTED_RX,
         Program::UnderlayAudit => program::UNDERLAY_AUDIT,
+        Program::UnderlayAuditL3 => program::UNDERLAY_AUDIT_L3,
         Program::Sink => program::SINK,
     }
 }
@@ -76,7 +79,7 @@ pub(super) const fn hook(program: Program) -> Hook {
         | Program::UnderlayRx
         | Program::DecryptedRx
         | Program::Sink => Hook::TcIngress,
-        Program::UnderlayAudit => Hook::TcEgress,
+        Program::UnderlayAudit | Program::UnderlayAuditL3 => Hook::TcEgress,
         Program::UnderlayRxXdpNative => Hook::Xdp(XdpMode::Native),
         Program::UnderlayRxXdpGeneric => Hook::Xdp(XdpMode::Generic),
     }

@@ -18,6 +18,7 @@ pub struct Device {
     pub mtu: u32,
     pub up: bool,
     pub loopback: bool,
+    pub link_layer: LinkLayer,
     /// Whether it belongs to a bridge, bond or VRF.
     pub master: bool,
     /// `ip link … alias`.
@@ -26,6 +27,30 @@ pub struct Device {
     pub(crate) gso_max_size: Option<u32>,
     /// How it makes IPv6 addresses; `None` where IPv6 is off.
     pub(crate) addr_gen: Option<In6AddrGenMode>,
+}
+
+/// What stands before the IP header of a packet on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkLayer {
+    Ethernet,
+    /// Nothing.
+    None,
+    /// A header of another kind.
+    Other(LinkLayerType),
+}
+
+impl LinkLayer {
+    fn new(kind: LinkLayerType, flags: LinkFlags) -> Self {
+        use LinkLayerType as T;
+        match kind {
+            T::Ether | T::Loopback => Self::Ethernet,
+            T::None | T::Ppp | T::Rawip | T::Tunnel | T::Tunnel6 | T::Sit => Self::None,
+            // Without a remote address the tunnel's own header stands there
+            // (`ipgre_tunnel_init`, net/ipv4/ip_gre.c; `ip6gre_tunnel_init`).
+            T::Ipgre | T::Ip6gre if flags.contains(LinkFlags::Pointopoint) => Self::None,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// What kind of device it is.
@@ -77,6 +102,7 @@ impl Device {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             loopback: message.header.link_layer_type == LinkLayerType::Loopback,
+            link_layer: LinkLayer::new(message.header.link_layer_type, message.header.flags),
             master: false,
             alias: None,
             gso_max_size: None,
@@ -175,6 +201,33 @@ mod tests {
                 zero_checksum6_rx: true
             })
         );
+    }
+
+    #[test]
+    fn only_a_tunnel_with_two_ends_lacks_a_header() {
+        let p2p = LinkFlags::Pointopoint;
+        for (kind, flags, expected) in [
+            (
+                LinkLayerType::Ether,
+                LinkFlags::empty(),
+                LinkLayer::Ethernet,
+            ),
+            (LinkLayerType::None, LinkFlags::empty(), LinkLayer::None),
+            (LinkLayerType::Ppp, p2p, LinkLayer::None),
+            (LinkLayerType::Ipgre, p2p, LinkLayer::None),
+            (
+                LinkLayerType::Ipgre,
+                LinkFlags::empty(),
+                LinkLayer::Other(LinkLayerType::Ipgre),
+            ),
+            (
+                LinkLayerType::Infiniband,
+                LinkFlags::empty(),
+                LinkLayer::Other(LinkLayerType::Infiniband),
+            ),
+        ] {
+            assert_eq!(LinkLayer::new(kind, flags), expected, "{kind}");
+        }
     }
 
     #[test]
