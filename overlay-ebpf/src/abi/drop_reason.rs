@@ -84,8 +84,8 @@ reasons! {
     UnderlayFragment = 24, "fragment of an underlay datagram";
     /// VXLAN, or ESP with an SPI of ours, from an address that is no peer's.
     UnknownVtep = 25, "outer source is not a peer's VTEP";
-    /// VXLAN to our port, but to an address that is not a VTEP of this node.
-    WrongDestination = 26, "outer destination is not a VTEP of this node";
+    /// A GSO packet was about to reach ESP over IPv6, whose segments repeat IVs in the kernel: it should have been segmented before.
+    GsoOverIpv6 = 26, "GSO packet on its way to ESP over IPv6";
     /// The outer header has options or extension headers; ours never have.
     OuterIpOptions = 27, "IP options or extension headers outside";
     /// The outer UDP length field is not what the IP header leaves for it.
@@ -106,8 +106,6 @@ reasons! {
     NotConfigured = 35, "data plane not configured";
     /// The kernel refused to clone the frame for a target of the flood list.
     MulticastReplicationFailed = 36, "replication to some targets failed";
-    /// A GSO packet was about to reach ESP over IPv6, whose segments repeat IVs in the kernel: it should have been segmented before.
-    GsoOverIpv6 = 37, "GSO packet on its way to ESP over IPv6";
 }
 
 /// Where in its path a packet was dropped.
