@@ -14,9 +14,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use overlay_agent::dataplane::desired::Settings;
 use overlay_tests::{
+    hostile::maps,
     hostile2::{
         Attacker, Counts,
         craft::{self, Fragment, Inner, VXLAN_PORT},
@@ -580,6 +581,25 @@ fn foreign_sa(stage: &Stage) -> Result<()> {
         );
     }
     stage.legitimate()
+}
+
+#[test]
+#[ignore = "written, not run yet"]
+fn an_sa_speaks_for_its_own_peer_only() -> Result<()> {
+    for family in Family::BOTH {
+        // XDP would drop the ESP before it is decrypted.
+        let stage = Stage::up(family, "off")?;
+        let node = stage.lab.node(1)?;
+        maps::set_sa_peer(node, 3)?;
+        let before = Counts::of(node)?;
+        let ping = stage.lab.ping("b", "a", "blue")?.count(3).run()?;
+        ensure!(ping.received == 0, "{family:?}: {}", ping.output);
+        let drops = Counts::of(node)?.since(&before);
+        drops
+            .at_least(3, "SpoofedSpi", "FromIpsec")
+            .with_context(|| format!("{family:?}"))?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::lab::{
 /// Offset of `lanes` in a value of `peers`: epoch (4 bytes), slot, lanes.
 const LANES: usize = 5;
 
+/// Offset of `peer` in a value of `sas`: direction (4 bytes).
+const SA_PEER: usize = 4;
+
 struct Entry {
     key: Vec<u8>,
     value: Vec<u8>,
@@ -44,6 +47,13 @@ pub fn zero_config(node: &Node) -> Result<()> {
 /// Makes `endpoint_tx` believe that no peer has, or that every peer has, one live outbound SA.
 pub fn set_lanes(node: &Node, lanes: u8) -> Result<()> {
     change(node, "peers", |value| value[LANES] = lanes)
+}
+
+/// Makes `decrypted_rx` believe that every SA is of another node.
+pub fn set_sa_peer(node: &Node, peer: u32) -> Result<()> {
+    change(node, "sas", |value| {
+        value[SA_PEER..SA_PEER + 4].copy_from_slice(&peer.to_ne_bytes());
+    })
 }
 
 fn change(node: &Node, map: &str, change: impl Fn(&mut [u8])) -> Result<()> {

@@ -15,6 +15,8 @@ use super::common::*;
 const OTHER4: Ip4 = [192, 0, 2, 98];
 const OTHER6: Ip6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x98];
 
+type Change = fn(&mut World);
+
 fn audit(name: impl Into<String>, packet: Vec<u8>) -> Row {
     row(name, program::UNDERLAY_AUDIT).packet(packet)
 }
@@ -145,7 +147,7 @@ fn ethernet() -> Vec<Row> {
 /// What `endpoint_tx` sent to XFRM is ESP or is dropped, whatever the maps hold and however it looks.
 fn sent_to_xfrm() -> Vec<Row> {
     const MARK: u32 = 0x6120_00a7;
-    let states: [(&str, fn(&mut World)); 6] = [
+    let states: [(&str, Change); 6] = [
         ("with all maps whole", |_| {}),
         ("without `config`", |world| world.maps.config = None),
         ("with `config` of another version", |world| {

@@ -10,8 +10,9 @@ use overlay_tests::testrun::{
     },
     row,
     world::{
-        A, B, C, D, Host, LOCAL4, LOCAL6, NOBODY, NOWHERE, PEER4, PEER6, PLAIN, PORT, REMOTE4,
-        REMOTE4_MAC, REMOTE6, REMOTE6_MAC, SECRET, SPI4, STRANGER4, STRANGER6, UNDERLAY_MAC,
+        A, B, C, D, Host, LOCAL4, LOCAL6, NOBODY, NODE, NOWHERE, PEER4, PEER6, PLAIN, PORT,
+        REMOTE4, REMOTE4_MAC, REMOTE6, REMOTE6_MAC, SECRET, SPI4, STRANGER4, STRANGER6,
+        UNDERLAY_MAC,
     },
 };
 
@@ -583,62 +584,128 @@ fn inner() -> Vec<Case> {
     cases
 }
 
-/// ESP is judged by XDP alone, by the SPIs that are ours.
+/// ESP is judged by XDP alone, by the SPIs that are ours; TC leaves all of it to the stack. What is
+/// not ours, or cannot be told to be, is the host's and ends at XFRM if it has no SA.
 fn esp() -> Vec<Row> {
     let packet = |spi: u32| [&spi.to_be_bytes()[..], &[0, 0, 0, 1], &[0x5a; 60]].concat();
+    let ours = packet(SPI4);
     let v4 = V4::default();
-    let fragment = V4 {
+    let first = V4 {
         dont_fragment: false,
         more_fragments: true,
         ..V4::default()
     };
-    let xdp = |name: &str, packet: Vec<u8>| row(name, program::UNDERLAY_RX_XDP).packet(packet);
-    vec![
-        xdp(
+    let later = V4 {
+        dont_fragment: false,
+        offset: 4,
+        ..V4::default()
+    };
+    let options = V4 {
+        options: vec![0x94, 4, 0, 0],
+        ..V4::default()
+    };
+    let behind = |next: u8| [&[next, 0, 0, 1, 0, 0, 0, 9][..], &ours].concat();
+    let refused = Some(Reason::UnknownVtep);
+    let cases = [
+        (
             "ESP with an SPI of ours from its peer",
-            from4(REMOTE4, LOCAL4, &v4, ESP, &packet(SPI4)),
+            from4(REMOTE4, LOCAL4, &v4, ESP, &ours),
+            None,
         ),
-        xdp(
+        (
             "ESP with an SPI of ours from a stranger",
-            from4(STRANGER4, LOCAL4, &v4, ESP, &packet(SPI4)),
-        )
-        .drops(Reason::UnknownVtep),
-        xdp(
+            from4(STRANGER4, LOCAL4, &v4, ESP, &ours),
+            refused,
+        ),
+        (
+            "ESP with an SPI of ours from a stranger over IPv6",
+            from6(STRANGER6, LOCAL6, ESP, &ours),
+            refused,
+        ),
+        (
             "ESP with an SPI of ours from another peer",
-            from6(REMOTE6, LOCAL6, ESP, &packet(SPI4)),
-        )
-        .drops(Reason::UnknownVtep),
-        xdp(
+            from6(REMOTE6, LOCAL6, ESP, &ours),
+            refused,
+        ),
+        (
             "ESP with an SPI of ours from ourselves",
-            from4(LOCAL4, LOCAL4, &v4, ESP, &packet(SPI4)),
-        )
-        .drops(Reason::UnknownVtep),
-        xdp(
+            from4(LOCAL4, LOCAL4, &v4, ESP, &ours),
+            refused,
+        ),
+        (
+            "ESP with another lane of a slot of ours",
+            from4(REMOTE4, LOCAL4, &v4, ESP, &packet(SPI4 + 1)),
+            None,
+        ),
+        (
+            "ESP with an SPI that we send with",
+            from4(REMOTE4, LOCAL4, &v4, ESP, &packet(NODE << 12 | 0x120)),
+            None,
+        ),
+        (
             "ESP of others",
             from4(STRANGER4, LOCAL4, &v4, ESP, &packet(0xdead_beef)),
+            None,
         ),
-        xdp(
+        (
             "ESP of others over IPv6",
             from6(STRANGER6, LOCAL6, ESP, &packet(0xdead_beef)),
+            None,
         ),
-        xdp(
+        (
             "ESP to another host",
-            from4(STRANGER4, REMOTE4, &v4, ESP, &packet(SPI4)),
+            from4(STRANGER4, REMOTE4, &v4, ESP, &ours),
+            None,
         ),
-        xdp(
-            "ESP in fragments",
-            from4(STRANGER4, LOCAL4, &fragment, ESP, &packet(SPI4)),
+        (
+            "ESP to another host over IPv6",
+            from6(STRANGER6, REMOTE6, ESP, &ours),
+            None,
         ),
-        xdp(
+        (
+            "a first fragment of ESP",
+            from4(STRANGER4, LOCAL4, &first, ESP, &ours),
+            None,
+        ),
+        (
+            "a later fragment of ESP",
+            from4(STRANGER4, LOCAL4, &later, ESP, &ours),
+            None,
+        ),
+        (
+            "a fragment of ESP over IPv6",
+            from6(STRANGER6, LOCAL6, IPV6_FRAGMENT, &behind(ESP)),
+            None,
+        ),
+        (
+            "ESP with IP options",
+            from4(STRANGER4, LOCAL4, &options, ESP, &ours),
+            None,
+        ),
+        (
+            "ESP behind destination options",
+            from6(STRANGER6, LOCAL6, 60, &behind(ESP)),
+            None,
+        ),
+        (
             "ESP without a whole SPI",
             from4(REMOTE4, LOCAL4, &v4, ESP, &[0, 0, 32]),
+            None,
         ),
-        row("TC leaves ESP to the stack", program::UNDERLAY_RX).packet(from4(
-            STRANGER4,
-            LOCAL4,
-            &v4,
-            ESP,
-            &packet(SPI4),
-        )),
-    ]
+        (
+            "ESP without a whole SPI over IPv6",
+            from6(REMOTE6, LOCAL6, ESP, &[0, 0, 32]),
+            None,
+        ),
+    ];
+    let mut rows = Vec::new();
+    for (name, packet, reason) in cases {
+        let xdp = row(name, program::UNDERLAY_RX_XDP).packet(packet.clone());
+        rows.push(match reason {
+            Some(reason) => xdp.drops(reason),
+            None => xdp,
+        });
+        rows.push(row(name, program::UNDERLAY_RX).packet(packet));
+    }
+    rows
 }
