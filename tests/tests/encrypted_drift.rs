@@ -27,7 +27,7 @@ struct Damage {
     command: &'static str,
 }
 
-const DAMAGE: [Damage; 8] = [
+const DAMAGE: [Damage; 7] = [
     Damage {
         what: "outbound policy deleted",
         alarm: &["alarm: policy ", "is gone"],
@@ -41,13 +41,6 @@ const DAMAGE: [Damage; 8] = [
         repair: "set block policy",
         closes: true,
         command: "ip xfrm policy deleteall dir out action block",
-    },
-    Damage {
-        what: "inbound SA deleted",
-        alarm: &["alarm: inbound SA ", "is gone"],
-        repair: "install inbound SA",
-        closes: false,
-        command: "ip xfrm state deleteall src PEER dst SELF",
     },
     Damage {
         what: "xfrm interface deleted",
@@ -169,7 +162,14 @@ fn drift_is_repaired_and_nothing_is_in_clear_meanwhile() -> Result<()> {
     follow(&watch, since, &detached)?;
     works()?;
 
-    // Its key was used: it cannot come back, and the peer stays closed with the reason.
+    // Its replay window is lost with it: it does not come back with the same key.
+    let since = Instant::now();
+    damage(&lab, node, "ip xfrm state deleteall src PEER dst SELF")?;
+    watch.heard(since, &["alarm: inbound SA ", "is gone"], LIMIT)?;
+    watch.heard(since, &["could accept replayed packets", "closed"], LIMIT)?;
+    ensure!(lab.ping("a", "b", "red")?.run()?.received == 0);
+
+    // Nor does this one, and the peer stays closed with the reason.
     let since = Instant::now();
     damage(&lab, node, "ip xfrm state deleteall src SELF dst PEER")?;
     watch.heard(since, &["alarm: outbound SA ", "is gone"], LIMIT)?;

@@ -1,7 +1,8 @@
 //! What the kernel already holds, and what was used before, decides which SAs may be installed.
 //!
 //! **No (key, nonce) pair is ever used twice.** An outbound SA starts its sequence numbers, and with
-//! them its nonces, at 1: a key that was installed outbound once is never installed outbound again.
+//! them its nonces, at 1. **No packet is ever accepted twice.** An inbound SA starts with an empty
+//! replay window. So a key that was installed once, in either direction, is never installed again.
 //! An SA that is in the kernel is left as it is, whatever the input says.
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use super::{
 const NEW_SLOT: &str = "make keys for a new slot with `overlay dataplane keygen --slot …` on every node of the pair and name the slot in `transmit`";
 
 /// Takes out of `compiled` what must not be installed, closes the peers that would send with it, and
-/// reports each. `used` are the keys ever installed outbound on this node.
+/// reports each. `used` are the keys ever installed on this node.
 pub fn admit(
     compiled: &mut Compiled,
     desired: &DataPlane,
@@ -148,12 +149,19 @@ fn refuse_new(
             "it was to be taken over from an earlier agent, and is gone from the kernel".into(),
             NEW_SLOT.into(),
         )),
-        Keying::Keyed(_) if outbound && used.contains(&key_id) => Some((
-            format!(
-                "its key {key_id} was in use before and is gone from the kernel: installing it again would repeat nonces"
-            ),
-            NEW_SLOT.into(),
-        )),
+        Keying::Keyed(_) if used.contains(&key_id) => {
+            let harm = if outbound {
+                "would repeat nonces"
+            } else {
+                "could accept replayed packets"
+            };
+            Some((
+                format!(
+                    "its key {key_id} was in use before and is gone from the kernel: installing it again {harm}"
+                ),
+                NEW_SLOT.into(),
+            ))
+        }
         Keying::Keyed(_) => None,
     }
 }

@@ -28,10 +28,10 @@ pub trait Kernel {
     /// Everything of ours that is there.
     fn observe(&mut self) -> impl Future<Output = Result<Objects, Self::Error>>;
 
-    /// Keys ever installed outbound on this node.
+    /// Keys ever installed on this node.
     fn used_keys(&mut self) -> Result<BTreeSet<KeyId>, Self::Error>;
 
-    /// Does one step. An outbound key is recorded as used, durably, before it is installed.
+    /// Does one step. A key is recorded as used, durably, before it is installed.
     fn execute(&mut self, step: &Step) -> impl Future<Output = Result<(), Self::Error>>;
 }
 

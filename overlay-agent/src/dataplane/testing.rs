@@ -247,7 +247,7 @@ pub struct SimulatedKernel {
     /// Steps that fail, by number since the start.
     pub failing: BTreeSet<usize>,
     pub executed: usize,
-    /// Outbound keys by how often each was installed.
+    /// Keys by how often each was installed.
     pub installed: BTreeMap<KeyId, usize>,
     /// What held in every state so far does not count twice.
     pub log: Vec<Step>,
@@ -306,7 +306,6 @@ impl Kernel for SimulatedKernel {
         }
         if let Step::AddState(_, state) = step
             && let Keying::Keyed(material) = &state.keying
-            && state.mode == StateMode::Transport
         {
             self.used.insert(KeyId::of(material));
             *self.installed.entry(KeyId::of(material)).or_default() += 1;

@@ -16,9 +16,7 @@ use super::{
 use crate::dataplane::{
     desired::Keying,
     key_id::KeyId,
-    objects::{
-        EndpointEntry, FloodEntry, GRO, HOP, PeerEntry, REENTRY, State, StateKey, StateMode, XFRM,
-    },
+    objects::{EndpointEntry, FloodEntry, GRO, HOP, PeerEntry, REENTRY, State, StateKey, XFRM},
     step::{MapWrite, Step},
 };
 
@@ -84,11 +82,9 @@ fn owned(host: &mut Host) -> Result<&mut Bpf, HostError> {
     }
 }
 
-/// An outbound key is in the ledger, durably, before the kernel has it.
+/// A key is in the ledger, durably, before the kernel has it.
 async fn add_state(host: &Host, key: StateKey, state: &State) -> Result<(), HostError> {
-    if state.mode == StateMode::Transport
-        && let Keying::Keyed(material) = &state.keying
-    {
+    if let Keying::Keyed(material) = &state.keying {
         host.ledger.append(KeyId::of(material))?;
     }
     Ok(host.xfrm.add_state(key, state).await?)

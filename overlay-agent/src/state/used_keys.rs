@@ -1,4 +1,4 @@
-//! The ledger of keys that were ever installed outbound.
+//! The ledger of keys that were ever installed.
 //!
 //! A key is written here, durably, **before** it is installed: after a crash in between it counts as
 //! used, and the pair needs a new slot. The other order could use a key twice.

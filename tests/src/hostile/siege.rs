@@ -143,8 +143,9 @@ impl Siege {
         Ok(())
     }
 
-    /// Applies again. An outbound SA that was lost is lost for good, as its nonces were used: then the
-    /// report must say so, and new keys repair.
+    /// Applies again. An SA that was lost is lost for good, as its nonces were used or its replay
+    /// window is gone, and so is one whose name is gone from the maps: then the report must say so,
+    /// and new keys repair.
     pub fn repair(&mut self) -> Result<()> {
         let mut refused = false;
         for node in &self.lab.nodes {
@@ -152,9 +153,14 @@ impl Siege {
             match applied.status {
                 0 => {}
                 1 => {
+                    const LOST: [&str; 3] = [
+                        "repeat nonces",
+                        "accept replayed packets",
+                        "not known to be ours",
+                    ];
                     ensure!(
                         applied.stderr.contains("closed:")
-                            && applied.stderr.contains("repeat nonces"),
+                            && LOST.iter().any(|words| applied.stderr.contains(words)),
                         "node {} stays closed for another reason: {}{}",
                         node.index,
                         applied.stderr,

@@ -221,6 +221,7 @@ fn key_that_was_used_before_is_refused_after_a_reboot() {
     );
     let entry = &kernel.objects.maps.peers[&abi::PeerKey { peer: 2 }];
     assert_eq!(entry.tx.lanes, 0);
+    assert!(kernel.objects.states.is_empty(), "neither direction");
     assert!(kernel.installed.values().all(|&times| times == 1));
     // New keys in a new slot open it again.
     let mut renewed = example();
