@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use overlay_tests::lab::{Lab, NetworkSpec, Node, NodeSpec, Spec, WIRE, Watcher, eventually};
+use overlay_tests::lab::{
+    Family, Lab, NetworkSpec, Node, NodeSpec, Spec, WIRE, Watcher, eventually,
+};
 
 /// The design asks for one second; machines that run tests are emulated and busy.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -58,7 +60,6 @@ fn detach_audit(node: &Node) -> Result<()> {
 }
 
 #[test]
-#[ignore = "written, not run yet"]
 fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() -> Result<()> {
     let lab = pair()?;
     lab.nodes[1].apply(&lab.keyring)?;
@@ -94,6 +95,39 @@ fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() 
             Ok(())
         },
     )?;
+    let peer = lab.underlay.vtep(2, Family::V4)?;
+    repaired(
+        &watch,
+        "route with a smaller MTU",
+        &["underlay: ", &format!("the route to {peer} "), "MTU 1300"],
+        &["peers[2]"],
+        || {
+            let route = format!("route add {peer}/32 dev {WIRE} mtu 1300");
+            node.netns.ip(&route)?;
+            Ok(())
+        },
+    )?;
+    repaired(
+        &watch,
+        "firewall table deleted",
+        &["alarm: ", "the firewall table inet overlay is gone"],
+        &["set firewall table"],
+        || {
+            node.netns.run("nft", "delete table inet overlay")?;
+            Ok(())
+        },
+    )?;
+    repaired(
+        &watch,
+        "device of ours set down",
+        &["alarm: ", "device ovl-hop was changed"],
+        &["create device ovl-hop"],
+        || {
+            node.netns.ip("link set ovl-hop down")?;
+            Ok(())
+        },
+    )?;
+    lab.ping("a", "b", "green")?.lossless()?;
     // It ends and leaves everything in place.
     watch.stop()?;
     lab.ping("a", "b", "green")?.lossless()?;
@@ -101,7 +135,6 @@ fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() 
 }
 
 #[test]
-#[ignore = "written, not run yet"]
 fn endpoint_goes_with_its_namespace_and_comes_back_with_it() -> Result<()> {
     let lab = pair()?;
     lab.nodes[1].apply(&lab.keyring)?;
