@@ -2,6 +2,7 @@
 //! machine, with `core` built from source.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
@@ -12,10 +13,20 @@ use crate::{bpf_linker, command, say, toolchain};
 /// With `log`, they tell what they do to each packet (and the object is then
 /// loadable by aya only).
 pub fn build(workspace: &Workspace, log: bool) -> Result<()> {
+    build_to(workspace, log, &workspace.bpf_object())
+}
+
+/// Builds the programs that log, for the tests: no agent embeds them.
+pub fn build_log_object(workspace: &Workspace) -> Result<()> {
+    build_to(workspace, true, &workspace.log_object())
+}
+
+fn build_to(workspace: &Workspace, log: bool, object: &Path) -> Result<()> {
     let rust = toolchain::ensure(workspace)?;
     let linker = bpf_linker::ensure(workspace, &rust)?;
     say::step(format_args!(
-        "building the BPF programs with {} ({}, LLVM {})",
+        "building the BPF programs{} with {} ({}, LLVM {})",
+        if log { " that log" } else { "" },
         rust.rustc.display(),
         rust.version.release,
         rust.version.llvm
@@ -50,8 +61,7 @@ pub fn build(workspace: &Workspace, log: bool) -> Result<()> {
         .join("bpf")
         .join("overlay-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
-    let object = workspace.bpf_object();
-    if write_if_changed(&object, &bytes)? {
+    if write_if_changed(object, &bytes)? {
         say::note(format_args!(
             "{} ({} KiB)",
             object.display(),

@@ -53,6 +53,12 @@ impl Workspace {
         self.target.join("bpf").join("overlay.o")
     }
 
+    /// The object with logging that tests load, beside the one above: a change
+    /// of it must not rebuild the agent.
+    pub fn log_object(&self) -> PathBuf {
+        self.cache().join("overlay-log.o")
+    }
+
     /// The `overlay` command of this profile.
     pub fn overlay(&self, release: bool) -> PathBuf {
         let profile = if release { "release" } else { "debug" };

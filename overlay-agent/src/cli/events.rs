@@ -1,16 +1,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::anyhow;
 use overlay_ebpf::abi::{DropEvent, MacAddr};
 use serde::Serialize;
 
 use super::{Failure, Format, Outcome};
 use crate::{
-    kernel::{
-        bpf::{BpfError, Pinned},
-        host::Directories,
-        links, rtnl,
-    },
+    kernel::{bpf::BpfError, host::Directories, links, rtnl},
     state::last_desired::LastDesired,
 };
 
@@ -48,12 +43,7 @@ struct Event<'a> {
 }
 
 pub async fn run(directories: &Directories, arguments: &Arguments) -> Result<Outcome, Failure> {
-    let Some(pinned) = Pinned::open(&directories.pins)? else {
-        return Err(Failure::Host(anyhow!(
-            "no programs are loaded below {}: `overlay dataplane apply` loads them",
-            directories.pins.display()
-        )));
-    };
+    let pinned = super::loaded(directories)?;
     let names = Names::of(directories)?;
     let rtnl = rtnl::Handle::open()?;
     let mut events = pinned.events()?;

@@ -6,6 +6,8 @@ mod doctor;
 mod events;
 mod keygen;
 mod load;
+#[cfg_attr(not(feature = "aya-log"), path = "no_log.rs")]
+mod log;
 mod report;
 mod show;
 mod stop;
@@ -15,11 +17,15 @@ mod watch;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    kernel::{bpf::DEFAULT_PIN_ROOT, host::Directories},
+    kernel::{
+        bpf::{DEFAULT_PIN_ROOT, Pinned},
+        host::Directories,
+    },
     state::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR},
 };
 
@@ -64,6 +70,9 @@ enum Dataplane {
     Show(show::Arguments),
     /// Print sampled drops (one in `event_sample`)
     Events(events::Arguments),
+    /// Print a line for every drop, where the programs were built to log
+    /// (`cargo xtask build --log`), until interrupted
+    Log,
     /// Remove everything of the overlay from the kernel
     Clear(clear::Arguments),
     /// Make random keys for all pairs of nodes
@@ -172,6 +181,7 @@ async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         Command::Dataplane(Dataplane::Events(arguments)) => {
             events::run(&directories, &arguments).await
         }
+        Command::Dataplane(Dataplane::Log) => log::run(&directories).await,
         Command::Dataplane(Dataplane::Show(arguments)) => show::run(directories, &arguments).await,
         Command::Dataplane(Dataplane::Clear(arguments)) => {
             clear::run(directories, &arguments).await
@@ -182,6 +192,16 @@ async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         Command::Dataplane(Dataplane::Verify(arguments)) => verify::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&directories, &arguments).await,
     }
+}
+
+/// The loaded data plane, to look at.
+fn loaded(directories: &Directories) -> Result<Pinned, Failure> {
+    Pinned::open(&directories.pins)?.ok_or_else(|| {
+        Failure::Host(anyhow!(
+            "no programs are loaded below {}: `overlay dataplane apply` loads them",
+            directories.pins.display()
+        ))
+    })
 }
 
 fn log(verbose: u8) {

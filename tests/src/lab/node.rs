@@ -119,7 +119,7 @@ impl Node {
 
     /// Writes the files, and keeps the data plane by them in the background.
     pub fn watch(&self, keys: &Keyring) -> Result<Watcher> {
-        Watcher::start(&mut self.file_command("watch", keys)?)
+        Watcher::start(&mut self.file_command("watch", keys)?, "watching ")
     }
 
     fn file_command(&self, verb: &str, keys: &Keyring) -> Result<Command> {

@@ -1,4 +1,5 @@
-//! `overlay dataplane watch` in the background, and what it says with the time.
+//! A verb of `overlay` that stays, such as `watch`, in the background, and what it says with the
+//! time.
 
 use std::{
     io::{BufRead as _, BufReader, Read},
@@ -18,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 type Lines = Arc<Mutex<Vec<(Instant, String)>>>;
 
-/// A running watch; killed when dropped.
+/// The running command; killed when dropped.
 #[derive(Debug)]
 pub struct Watcher {
     child: Child,
@@ -26,8 +27,9 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Returns once it watches.
-    pub(super) fn start(command: &mut Command) -> Result<Self> {
+    /// Returns once it has said `ready`.
+    pub fn start(command: &mut Command, ready: &str) -> Result<Self> {
+        let started = Instant::now();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -42,7 +44,7 @@ impl Watcher {
             collect(from, &lines);
         }
         let watcher = Self { child, lines };
-        watcher.heard(Instant::now(), &["watching "], LIMIT)?;
+        watcher.heard(started, &[ready], LIMIT)?;
         Ok(watcher)
     }
 

@@ -123,6 +123,7 @@ fn job(run: &Run<'_>, binary: &Binary) -> Job {
         .directory(&binary.directory)
         .env("CARGO_MANIFEST_DIR", &binary.directory)
         .env("OVERLAY_BIN", run.overlay)
+        .env("OVERLAY_LOG_OBJECT", run.workspace.log_object())
         .env("RUST_BACKTRACE", "1")
         .timeout(run.timeout)
 }

@@ -37,6 +37,7 @@ pub fn binary(run: &Run<'_>, binary: &Binary) -> Outcome {
         .current_dir(&binary.directory)
         .env("CARGO_MANIFEST_DIR", &binary.directory)
         .env("OVERLAY_BIN", run.overlay)
+        .env("OVERLAY_LOG_OBJECT", run.workspace.log_object())
         .env("RUST_BACKTRACE", "1");
     let mut outcome = outcome(&binary.name, command);
     outcome.may_be_empty = binary.unit_tests;

@@ -17,7 +17,10 @@ use self::clock::Clock;
 use self::places::{Machine, Place};
 use crate::vm;
 use crate::workspace::Workspace;
-use crate::{build, command, say, setup};
+use crate::{bpf, build, command, say, setup};
+
+/// The test binary that loads the programs with logging.
+const LOG_TESTS: &str = "plain_log";
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -74,6 +77,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
     say::step("building the kernel tests");
     let all = binaries::build(workspace)?;
     let (binaries, test_filter) = binaries::select(all, filter.as_deref());
+    if root && binaries.iter().any(|binary| binary.name == LOG_TESTS) {
+        bpf::build_log_object(workspace)?;
+    }
     let machine = Machine::look(root);
     let run = Run {
         workspace,

@@ -209,6 +209,14 @@ pub enum BpfError {
     #[error("map `{0}` changed all the time while it was read: try again")]
     Unsteady(&'static str),
 
+    /// Feature `aya-log` of `overlay-ebpf` was off.
+    #[error(
+        "the programs below {} were built without logging: build with `cargo xtask build --log` and \
+         apply again with that `overlay` (sampled drops are in `overlay dataplane events`)",
+        .0.display()
+    )]
+    NoLogs(PathBuf),
+
     /// A record of `events` is no drop event.
     #[error("`events` holds a record that is no drop event ({0})")]
     InvalidEvent(String),

@@ -28,6 +28,10 @@ use super::{
 };
 use crate::dataplane::desired::MapSizes;
 
+/// The ring buffer of programs that log: aya's, not of our ABI, and not pinned. It lives and is
+/// found with its programs.
+const LOG_MAP: &str = "AYA_LOGS";
+
 /// How to load a data plane.
 #[derive(Debug, Clone)]
 pub struct Loader<'a> {
@@ -203,13 +207,17 @@ fn map_ids(program: &ProgramInfo) -> Option<BTreeSet<u32>> {
 }
 
 /// Whether the maps that two programs do not share hold the same: the compiler's constants
-/// (`.rodata`), of which every load makes its own.
+/// (`.rodata`) and the log lines, of which every load makes its own.
 fn same_constants(old: &BTreeSet<u32>, new: &BTreeSet<u32>) -> Option<bool> {
     let read = |ids: &BTreeSet<u32>, others: &BTreeSet<u32>| {
         let mut sections = ids
             .difference(others)
             .map(|&id| {
                 let info = MapInfo::from_id(id).ok()?;
+                if info.name() == LOG_MAP.as_bytes() {
+                    // What it holds is on its way to a reader, who stays with it.
+                    return Some((info.name().to_vec(), Vec::new()));
+                }
                 let mut data = vec![0; info.value_size() as usize];
                 if info.max_entries() != 1 || !matches!(info.map_type(), Ok(MapType::Array)) {
                     return None;

@@ -19,6 +19,8 @@ mod grace;
 mod hook;
 mod loader;
 mod lock;
+#[cfg(feature = "aya-log")]
+mod logs;
 mod map_spec;
 mod maps;
 mod netlink;
@@ -35,6 +37,8 @@ use std::{
 };
 
 use self::lock::Lock;
+#[cfg(feature = "aya-log")]
+pub use self::logs::Logs;
 pub use self::{
     attach::TcHook,
     clear::clear,
