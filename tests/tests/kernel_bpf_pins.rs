@@ -640,6 +640,29 @@ fn our_tc_programs_run_before_those_of_others() {
     });
 }
 
+
+        let doctor = Command::new(overlay_tests::lab::overlay_binary().unwrap())
+            .arg("--pin-dir")
+            .arg(&bed.root)
+            .args(["doctor", "--format", "json"])
+            .output()
+            .unwrap();
+        let checks: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+        let order = checks
+            .as_array()
+            .and_then(|checks| {
+                checks
+                    .iter()
+                    .find(|check| check["check"] == "program order")
+            })
+            .unwrap();
+        assert_eq!(order["verdict"], "warn", "{order}");
+        let detail = order["detail"].as_str().unwrap();
+        assert!(
+            detail.contains(&format!("(id {}) runs before", before[0].id))
+                && detail.contains("veth0"),
+            "{detail}"
+        );
 #[test]
 fn a_pin_directory_serves_one_namespace() {
     bed("netns", |bed| {

@@ -13,6 +13,7 @@ pub fn evaluate(found: &Findings) -> Vec<Check> {
         programs(found),
         bpf(found),
         tcx(found),
+        programs_before(found),
     ];
     checks.extend(modules(found));
     checks.push(ipsec(found));
@@ -144,6 +145,22 @@ fn tcx(found: &Findings) -> Check {
             "use Linux 6.6 or later for atomic updates of attached programs",
         )
     }
+}
+
+fn programs_before(found: &Findings) -> Check {
+    if found.programs_before.is_empty() {
+        return ok(
+            "program order",
+            "no program of other software runs before ours",
+        );
+    }
+    bad(
+        Verdict::Warn,
+        "program order",
+        found.programs_before.join("; "),
+        "ours run only if these end with TC_ACT_UNSPEC: see that they do, or attach them after ours \
+         (`bpftool net show` and `bpftool prog show id` name them)",
+    )
 }
 
 fn modules(found: &Findings) -> Vec<Check> {
@@ -427,7 +444,7 @@ mod tests {
     #[test]
     fn each_shortcoming_is_found_and_has_a_remedy() {
         type Spoil = fn(&mut Findings);
-        let cases: [(&str, Verdict, Spoil); 17] = [
+        let cases: [(&str, Verdict, Spoil); 18] = [
             ("privileges", Verdict::Fail, |f| f.capabilities = 0),
             ("kernel", Verdict::Fail, |f| f.release = "5.15.0-91".into()),
             ("kernel", Verdict::Fail, |f| f.release = "unknown".into()),
@@ -435,6 +452,9 @@ mod tests {
             ("BPF", Verdict::Warn, |f| f.btf = false),
             ("BPF", Verdict::Warn, |f| f.bpffs = false),
             ("TCX", Verdict::Warn, |f| f.tcx = false),
+            ("program order", Verdict::Warn, |f| {
+                f.programs_before.push("program x runs first".into());
+            }),
             ("module", Verdict::Warn, |f| {
                 f.modules[0].1 = Presence::NotLoaded;
             }),

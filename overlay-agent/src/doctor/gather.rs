@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use super::{Device, Findings};
 use crate::{
-    dataplane::{desired::Settings, objects::GRO},
+    dataplane::{
+        desired::Settings,
+        objects::{Attachment, GRO},
+    },
     kernel::{
         bpf, ethtool, features, firewall, links, modules, rtnl, sysctl,
         xfrm::{self, Severity},
@@ -56,6 +59,7 @@ pub async fn gather(pins: &Path, settings: &Settings, vteps: &[std::net::IpAddr]
         devices,
         other_vxlan,
         conflicts: conflicts(settings, vteps).await,
+        programs_before: programs_before(pins).await,
         rp_filter_all: number("net/ipv4/conf/all/rp_filter"),
         disable_xfrm,
         foreign_chains: foreign_chains
@@ -185,6 +189,25 @@ async fn conflicts(settings: &Settings, vteps: &[std::net::IpAddr]) -> Vec<(bool
         .into_iter()
         .map(|foreign| (foreign.severity == Severity::Opens, foreign.to_string()))
         .collect()
+}
+
+/// None where no data plane is loaded.
+async fn programs_before(pins: &Path) -> Vec<String> {
+    let (Ok(Some(pinned)), Ok(rtnl)) = (bpf::Pinned::open(pins), rtnl::Handle::open()) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for attachment in pinned.observe_attachments().unwrap_or_default() {
+        let Ok(index) = links::index(&rtnl, &attachment.device).await else {
+            continue;
+        };
+        let before = pinned.programs_before(&attachment, index);
+        for other in before.unwrap_or_default() {
+            let Attachment { program, device } = &attachment;
+            found.push(format!("program {other} runs before {program} on {device}"));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub struct Findings {
     pub other_vxlan: Vec<String>,
     /// XFRM objects of other software: whether traffic could pass in clear, and what.
     pub conflicts: Vec<(bool, String)>,
+    /// Programs of other software that run before ours at the same place.
+    pub programs_before: Vec<String>,
     pub rp_filter_all: u8,
     pub disable_xfrm: Vec<String>,
     /// Chains of other software that re-entered packets pass.
