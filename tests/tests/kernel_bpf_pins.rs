@@ -21,7 +21,10 @@ use overlay_agent::{
         desired::MapSizes,
         objects::{Attachment, Program},
     },
-    kernel::bpf::{self, Bpf, BpfError, Loader, Pinned, TcHook},
+    kernel::{
+        bpf::{self, Bpf, BpfError, Loader, Pinned, TcHook},
+        redirect_peer,
+    },
 };
 use overlay_ebpf::abi::{
     ABI_VERSION, Address, AddressKey, Config, Direction, DropReason, MarkLayout, Network,
@@ -637,9 +640,6 @@ fn our_tc_programs_run_before_those_of_others() {
             theirs.program_id(program::UNDERLAY_AUDIT)
         );
         assert!("underlay_audit".starts_with(&before[0].name));
-    });
-}
-
 
         let doctor = Command::new(overlay_tests::lab::overlay_binary().unwrap())
             .arg("--pin-dir")
@@ -663,6 +663,9 @@ fn our_tc_programs_run_before_those_of_others() {
                 && detail.contains("veth0"),
             "{detail}"
         );
+    });
+}
+
 #[test]
 fn a_pin_directory_serves_one_namespace() {
     bed("netns", |bed| {
@@ -1146,5 +1149,12 @@ fn features_are_what_the_kernel_release_promises() {
         let release: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
         assert_eq!(bpf::supports_tcx().unwrap(), release >= (6, 6));
         assert_eq!(bpf::supports_decap_l3().unwrap(), release >= (6, 3));
+        let scrubs = tokio::runtime::Runtime::new()
+            .unwrap()
+            .block_on(redirect_peer::scrubs())
+            .unwrap();
+        println!("bpf_redirect_peer scrubs: {scrubs}");
+        // Stable kernels before have it or not, which is why it is tried.
+        assert!(scrubs || release < (6, 16));
     });
 }

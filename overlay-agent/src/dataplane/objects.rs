@@ -95,7 +95,8 @@ pub struct Features {
     pub tcx: bool,
     /// `BPF_F_ADJ_ROOM_DECAP_L3_*` (6.3).
     pub decap_l3: bool,
-    /// `bpf_redirect_peer` shown right on plain frames.
+    /// `bpf_redirect_peer` hands packets over without what they carry from before (6.16, stable
+    /// kernels of 2025).
     pub redirect_peer: bool,
     /// ESP, AES-GCM and xfrm interfaces are there: encrypted networks can open.
     pub ipsec: bool,

@@ -1,10 +1,10 @@
 //! What this kernel can do: found by trying, on what the host does not see.
 
-use std::{io, net::IpAddr, path::Path, process::Command, thread};
+use std::{future::Future, io, net::IpAddr, path::Path, process::Command, thread};
 
 use overlay_ebpf::abi::{Lane, PeerIndex, Slot, Spi};
 
-use super::{bpf, links, rtnl, xfrm};
+use super::{bpf, links, redirect_peer, rtnl, xfrm};
 use crate::{
     dataplane::{
         compile::REPLAY_WINDOW,
@@ -24,14 +24,16 @@ pub async fn probe(settings: &Settings) -> Features {
         tracing::debug!(%error, "BPF_F_ADJ_ROOM_DECAP_L3");
         false
     });
+    let redirect_peer = redirect_peer::scrubs().await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "bpf_redirect_peer");
+        false
+    });
     let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     let esp = probe_ipsec(settings, ipv6).await;
     Features {
         tcx,
         decap_l3,
-        // Before the same kernel a packet that changes family keeps the outer protocol, which a
-        // container that receives it by `redirect_peer` would believe.
-        redirect_peer: decap_l3,
+        redirect_peer,
         ipsec: esp.is_ok(),
         ipv6,
         force_forwarding: Path::new("/proc/sys/net/ipv6/conf/default/force_forwarding").exists(),
@@ -71,36 +73,43 @@ pub enum IpsecError {
 pub async fn probe_ipsec(settings: &Settings, ipv6: bool) -> Result<(), IpsecError> {
     let ownership = xfrm::Ownership::of(settings);
     let settings = settings.clone();
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    thread::Builder::new()
-        .name("ipsec-probe".into())
-        .spawn(move || {
-            let result = unshare_network().and_then(|()| {
-                tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .map_err(IpsecError::Namespace)?
-                    .block_on(try_ipsec(ownership, &settings, ipv6))
-            });
-            // The caller may have given up waiting.
-            let _ = sender.send(result);
-        })
-        .map_err(IpsecError::Namespace)?;
-    receiver.await.unwrap_or_else(|_| {
-        Err(IpsecError::Namespace(io::Error::other(
-            "the attempt ended without a result",
-        )))
+    on_thread(async move || {
+        unshare_network().map_err(IpsecError::Namespace)?;
+        try_ipsec(ownership, &settings, ipv6).await
     })
+    .await
+    .map_err(IpsecError::Namespace)?
+}
+
+/// Does something on a thread and a tokio runtime of its own, which end with it: it may leave the
+/// thread in another network namespace.
+pub(super) async fn on_thread<T, F>(work: impl FnOnce() -> F + Send + 'static) -> io::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    thread::Builder::new().name("probe".into()).spawn(move || {
+        let result = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| runtime.block_on(work()));
+        // The caller may have given up waiting.
+        let _ = sender.send(result);
+    })?;
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the attempt ended without a result")))
 }
 
 /// Moves the calling thread into a network namespace of its own.
-fn unshare_network() -> Result<(), IpsecError> {
+pub(super) fn unshare_network() -> io::Result<()> {
     // SAFETY: the flag concerns the calling thread alone and shares no memory or descriptors anew.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     if result == 0 {
         Ok(())
     } else {
-        Err(IpsecError::Namespace(io::Error::last_os_error()))
+        Err(io::Error::last_os_error())
     }
 }
 

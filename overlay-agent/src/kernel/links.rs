@@ -228,7 +228,7 @@ async fn limit_gso(handle: &Handle, name: &str, segments_ipv6: bool) -> Result<(
     change(handle, format!("limit GSO packets on {name}"), message).await
 }
 
-async fn add(handle: &Handle, name: &str, message: LinkMessage) -> Result<(), Error> {
+pub(super) async fn add(handle: &Handle, name: &str, message: LinkMessage) -> Result<(), Error> {
     handle
         .inner()
         .link()

@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod neighbours;
 pub mod netns;
 pub mod observe;
+pub mod redirect_peer;
 pub mod routes;
 pub mod rtnl;
 pub mod sysctl;

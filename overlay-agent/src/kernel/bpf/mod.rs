@@ -49,7 +49,7 @@ pub use self::{
     netlink::NetlinkError,
     pin_root::DEFAULT_PIN_ROOT,
     pinned::Pinned,
-    probe::{supports_decap_l3, supports_tcx},
+    probe::{return_to_peer, supports_decap_l3, supports_tcx},
     table::Table,
     verify::{ProgramReport, Verified},
 };

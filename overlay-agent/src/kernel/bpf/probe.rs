@@ -1,8 +1,14 @@
 //! What the running kernel can do, found by trying.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::{error::BpfError, hook::Hook, sys};
+use super::{error::BpfError, hook::Hook, netlink::Netlink, sys};
+
+const MOV: u8 = 0xb7;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+/// The licence that the helpers demand.
+const LICENSE: &std::ffi::CStr = c"Dual MIT/GPL";
 
 /// Whether TC programs can be attached by TCX links (kernel 6.6): asks for the chain of loopback.
 pub fn supports_tcx() -> Result<bool, BpfError> {
@@ -27,9 +33,6 @@ pub fn supports_decap_l3() -> Result<bool, BpfError> {
     const BPF_ADJ_ROOM_MAC: i32 = 1;
     const BPF_F_ADJ_ROOM_DECAP_L3_IPV4: i32 = 1 << 7;
     const BPF_FUNC_SKB_ADJUST_ROOM: i32 = 50;
-    const MOV: u8 = 0xb7;
-    const CALL: u8 = 0x85;
-    const EXIT: u8 = 0x95;
     const IPV4_HEADER: i32 = 20;
 
     let program = [
@@ -45,13 +48,43 @@ pub fn supports_decap_l3() -> Result<bool, BpfError> {
     packet[14] = 0x45;
     packet[14 + IPV4_HEADER as usize] = 0x45;
 
-    sys::classifier_load(&program, c"Dual MIT/GPL")
+    sys::classifier_load(&program, LICENSE)
         .and_then(|program| sys::classifier_run(program.as_fd(), &packet))
         .map(|result| result == 0)
         .map_err(|source| BpfError::Probe {
             feature: "decapsulation across address families",
             source,
         })
+}
+
+/// Attaches a program to a veth that sends what arrives there back to its peer by
+/// `bpf_redirect_peer`: while the link is held, or, without TCX, while the device lives.
+pub fn return_to_peer(ifindex: u32) -> Result<Option<OwnedFd>, BpfError> {
+    const BPF_FUNC_REDIRECT_PEER: i32 = 155;
+    const HOOK: Hook = Hook::TcIngress;
+
+    let program = [
+        instruction(MOV, 1, ifindex as i32),
+        instruction(MOV, 2, 0),
+        instruction(CALL, 0, BPF_FUNC_REDIRECT_PEER),
+        instruction(EXIT, 0, 0),
+    ];
+    let failed = |source| BpfError::Probe {
+        feature: "bpf_redirect_peer",
+        source,
+    };
+    let program = sys::classifier_load(&program, LICENSE).map_err(failed)?;
+    if supports_tcx()? {
+        let link = sys::link_create(program.as_fd(), ifindex, HOOK);
+        return link.map(Some).map_err(failed);
+    }
+    let attach = || {
+        let mut netlink = Netlink::open()?;
+        netlink.add_clsact(ifindex)?;
+        netlink.set_filter(ifindex, HOOK, 1, 1, program.as_fd(), "probe")
+    };
+    attach().map_err(|error| failed(error.into()))?;
+    Ok(None)
 }
 
 /// `struct bpf_insn`: opcode, registers (source 0), offset 0, immediate.
