@@ -125,7 +125,6 @@ fn follow(watch: &Watcher, since: Instant, damage: &Damage) -> Result<()> {
 }
 
 #[test]
-#[ignore = "written, not run yet"]
 fn drift_is_repaired_and_nothing_is_in_clear_meanwhile() -> Result<()> {
     let lab = Lab::new(
         Spec::new()

@@ -274,7 +274,6 @@ fn cleartext(stage: &Stage) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn cleartext_of_an_encrypted_network_is_refused_whatever_the_firewall_accepts() -> Result<()> {
     for (family, xdp) in [
         (Family::V4, "off"),
@@ -290,7 +289,6 @@ fn cleartext_of_an_encrypted_network_is_refused_whatever_the_firewall_accepts() 
 }
 
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn cleartext_is_refused_during_start_stop_and_restart() -> Result<()> {
     let mut stage = Stage::set(Family::V4, "native")?;
     administrator_accepts_everything(&stage.lab.node(1)?.netns)?;
@@ -374,7 +372,6 @@ fn start_stop_restart(stage: &mut Stage, sink: &UdpSink) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn what_a_peer_may_not_send_is_refused_inside_valid_esp() -> Result<()> {
     for family in Family::BOTH {
         let stage = Stage::up(family, "native")?;
@@ -584,7 +581,6 @@ fn foreign_sa(stage: &Stage) -> Result<()> {
 }
 
 #[test]
-#[ignore = "written, not run yet"]
 fn an_sa_speaks_for_its_own_peer_only() -> Result<()> {
     for family in Family::BOTH {
         // XDP would drop the ESP before it is decrypted.
@@ -603,7 +599,6 @@ fn an_sa_speaks_for_its_own_peer_only() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn replayed_and_forged_esp_is_refused() -> Result<()> {
     for family in Family::BOTH {
         let stage = Stage::up(family, "native")?;
@@ -679,7 +674,6 @@ fn replay(stage: &Stage) -> Result<()> {
 }
 
 #[test]
-#[ignore = "seen green on 6.1 only"]
 fn a_local_process_with_our_mark_injects_nothing() -> Result<()> {
     for family in Family::BOTH {
         let node = || NodeSpec::new().family(family);

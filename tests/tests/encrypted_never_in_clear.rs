@@ -43,7 +43,6 @@ fn holds_alone(siege: &Siege, barrier: usize) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn without_any_barrier_the_watch_sees_cleartext() -> Result<()> {
     for family in Family::BOTH {
         let siege = Siege::lay(family)?;
@@ -62,7 +61,6 @@ fn without_any_barrier_the_watch_sees_cleartext() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn endpoint_tx_alone_stops_what_has_no_outbound_sa() -> Result<()> {
     for family in Family::BOTH {
         let mut siege = Siege::lay(family)?;
@@ -83,7 +81,6 @@ fn endpoint_tx_alone_stops_what_has_no_outbound_sa() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn the_block_policy_alone_stops_what_no_policy_encrypts() -> Result<()> {
     for family in Family::BOTH {
         let siege = Siege::lay(family)?;
@@ -98,7 +95,6 @@ fn the_block_policy_alone_stops_what_no_policy_encrypts() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn the_block_policy_alone_stops_what_lost_its_mark() -> Result<()> {
     for family in Family::BOTH {
         let siege = Siege::lay(family)?;
@@ -113,7 +109,6 @@ fn the_block_policy_alone_stops_what_lost_its_mark() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn underlay_audit_alone_stops_what_xfrm_lets_pass() -> Result<()> {
     for family in Family::BOTH {
         let siege = Siege::lay(family)?;
@@ -127,7 +122,6 @@ fn underlay_audit_alone_stops_what_xfrm_lets_pass() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn deleting_policies_and_sas_opens_nothing_and_is_repaired() -> Result<()> {
     let mut siege = Siege::lay(Family::V4)?;
     siege.strike("block policies", |siege| {
@@ -154,7 +148,6 @@ fn deleting_policies_and_sas_opens_nothing_and_is_repaired() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn deleting_map_entries_opens_nothing_and_is_repaired() -> Result<()> {
     let mut siege = Siege::lay(Family::V4)?;
     for map in [
@@ -178,7 +171,6 @@ fn deleting_map_entries_opens_nothing_and_is_repaired() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn deleting_devices_and_rules_opens_nothing_and_is_repaired() -> Result<()> {
     let mut siege = Siege::lay(Family::V4)?;
     for device in ["ovl-xfrm", "ovl-hop", "ovl-in", "ovl-gro"] {
@@ -192,7 +184,6 @@ fn deleting_devices_and_rules_opens_nothing_and_is_repaired() -> Result<()> {
 /// A process in the middle of its work leaves what it had done. The order of steps keeps every such
 /// state closed, and the next apply goes on from it.
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn an_apply_killed_at_any_moment_opens_nothing_and_the_next_one_repairs() -> Result<()> {
     const KILLS: u32 = 8;
     let mut siege = Siege::lay(Family::V4)?;
@@ -234,7 +225,6 @@ fn random(below: u32) -> Result<u32> {
 }
 
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn start_and_stop_under_traffic_open_nothing() -> Result<()> {
     let mut siege = Siege::prepare(Family::V4)?;
     siege.strike("start", |_| Ok(()));
@@ -255,7 +245,6 @@ fn start_and_stop_under_traffic_open_nothing() -> Result<()> {
 /// `underlay_audit` is where the last apply found a device: a newer one has the other two barriers
 /// until the next.
 #[test]
-#[ignore = "not green yet: a capture on a veth wire shares pages with the receiver, which decrypts in place"]
 fn a_route_that_moves_to_a_new_device_opens_nothing() -> Result<()> {
     const WIRE: &str = "wire1";
     const PORT: &str = "port1new";

@@ -147,7 +147,6 @@ fn bulk(lab: &Lab, to: IpAddr, flows: usize, length: usize) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn no_nonce_repeats_under_gso_load_on_several_lanes() -> Result<()> {
     for outer in Family::BOTH {
         let lab = lab(outer)?;
@@ -212,7 +211,6 @@ fn small(from: &overlay_tests::lab::Netns, to: IpAddr) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn no_nonce_repeats_with_packet_sockets_and_vnet_headers() -> Result<()> {
     for outer in Family::BOTH {
         let lab = lab(outer)?;
@@ -436,7 +434,6 @@ fn vnet(lab: &Lab, family: Family) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn no_nonce_repeats_across_applies_and_a_change_of_slot() -> Result<()> {
     let mut lab = lab(Family::V4)?;
     let own = lab.node(1)?.desired.vteps[0];
@@ -568,7 +565,6 @@ fn a_gso_packet_without_a_segment_count_is_dropped_before_ipsec() -> Result<()> 
 
 /// The sequence numbers of an SA cross 2³² in the middle of GSO packets.
 #[test]
-#[ignore = "not seen green yet on both VM kernels"]
 fn no_nonce_repeats_where_the_low_sequence_number_wraps() -> Result<()> {
     const START: u32 = u32::MAX - 300;
     let lab = lab(Family::V4)?;

@@ -61,19 +61,16 @@ fn all_traffic(family: Family) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet under emulation"]
 fn all_traffic_passes_over_ipv4_and_the_wire_sees_esp_alone() -> Result<()> {
     all_traffic(Family::V4)
 }
 
 #[test]
-#[ignore = "not seen green yet under emulation"]
 fn all_traffic_passes_over_ipv6_and_the_wire_sees_esp_alone() -> Result<()> {
     all_traffic(Family::V6)
 }
 
 #[test]
-#[ignore = "not seen green yet under emulation"]
 fn large_packets_stay_whole_until_esp() -> Result<()> {
     let lab = Lab::up(pair(Family::V4))?;
     let (a, b, ip) = (lab.netns("a")?, lab.netns("b")?, lab.ip("b", "blue")?);
@@ -96,7 +93,6 @@ fn large_packets_stay_whole_until_esp() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet under emulation"]
 fn a_stock_node_with_transport_mode_and_ours_exchange_all_traffic() -> Result<()> {
     for family in Family::BOTH {
         let lab = Lab::up(
@@ -123,7 +119,6 @@ fn a_stock_node_with_transport_mode_and_ours_exchange_all_traffic() -> Result<()
 }
 
 #[test]
-#[ignore = "not seen green yet under emulation"]
 fn keys_are_replaced_under_traffic_without_loss() -> Result<()> {
     let mut lab = Lab::up(pair(Family::V4))?;
     lab.ping("a", "b", "blue")?.count(2).run()?;

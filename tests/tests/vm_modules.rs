@@ -72,7 +72,6 @@ fn says_why(applied: &Applied) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet"]
 fn without_esp_the_network_stays_closed_and_says_why() -> Result<()> {
     in_vm()?;
     for missing in [
@@ -103,7 +102,6 @@ fn without_esp_the_network_stays_closed_and_says_why() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not seen green yet"]
 fn unloading_modules_under_traffic_opens_nothing_and_is_repaired() -> Result<()> {
     in_vm()?;
     let mut siege = Siege::lay(Family::V4)?;
@@ -121,7 +119,6 @@ fn unloading_modules_under_traffic_opens_nothing_and_is_repaired() -> Result<()>
 }
 
 #[test]
-#[ignore = "not seen green yet"]
 fn esp_that_goes_under_traffic_closes_the_network() -> Result<()> {
     let mut siege = Siege::lay(Family::V4)?;
     let capture = siege.lab.capture()?;

@@ -41,7 +41,7 @@ pub fn segmenting_udp(netns: &Netns, to: SocketAddr, size: u16) -> Result<UdpSoc
             };
             let socket = UdpSocket::bind(any)?;
             socket.connect(to)?;
-            set_option(&socket, libc::SOL_UDP, UDP_SEGMENT, size.into())?;
+            set_option(&socket, libc::SOL_UDP, UDP_SEGMENT, libc::c_int::from(size))?;
             Ok::<_, io::Error>(socket)
         })?
         .with_context(|| format!("open a segmenting UDP socket in {}", netns.name()))

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use super::Netns;
 
 /// include/uapi/linux/if_packet.h
-const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+pub(super) const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
 /// Large enough for a frame of a GSO packet.
 const LARGEST: usize = 256 * 1024;
@@ -81,7 +81,8 @@ impl RawSocket {
     fn with_options(netns: &Netns, device: &str, ignore_own: bool, vnet: bool) -> Result<Self> {
         netns
             .enter(|| {
-                let socket = bound(device)?;
+                let socket = unbound()?;
+                bind(&socket, device)?;
                 let large: libc::c_int = 64 << 20;
                 set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, large)?;
                 if ignore_own {
@@ -165,46 +166,25 @@ impl RawSocket {
         }
         Ok(None)
     }
-
-    /// Frames that the kernel could not queue since the last call.
-    pub fn missed(&self) -> Result<u32> {
-        let mut stats = libc::tpacket_stats {
-            tp_packets: 0,
-            tp_drops: 0,
-        };
-        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-        // SAFETY: `stats` and `length` are valid for writes, and `length` is the size of `stats`.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut stats).cast(),
-                &raw mut length,
-            )
-        };
-        if result < 0 {
-            return Err(io::Error::last_os_error()).context("ask a packet socket what it missed");
-        }
-        Ok(stats.tp_drops)
-    }
 }
 
-/// A packet socket that has received nothing from other devices.
-fn bound(device: &str) -> io::Result<OwnedFd> {
-    let index = interface_index(device)?;
-    // Protocol 0 receives nothing until it is bound.
+/// A packet socket that receives nothing yet, because protocol 0 is none.
+pub(super) fn unbound() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: `fd` was just opened and nobody else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets it receive all protocols on a device of this thread's namespace.
+pub(super) fn bind(socket: &OwnedFd, device: &str) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: index,
+        sll_ifindex: interface_index(device)?,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
@@ -221,7 +201,7 @@ fn bound(device: &str) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// The index of a device of this thread's namespace. Not `/sys/class/net`, which belongs to the
@@ -236,21 +216,21 @@ fn interface_index(device: &str) -> io::Result<libc::c_int> {
     libc::c_int::try_from(index).map_err(io::Error::other)
 }
 
-/// Sets an option whose value is an int.
-pub(crate) fn set_option(
+/// Sets an option whose value is an int or a structure of C.
+pub(crate) fn set_option<T: Copy>(
     socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,
-    value: libc::c_int,
+    value: T,
 ) -> io::Result<()> {
-    // SAFETY: the option value is an int of the length given.
+    // SAFETY: the option value is a `T` of the length given, and the kernel reads no more of it.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
             (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            size_of::<T>() as libc::socklen_t,
         )
     };
     if result < 0 {

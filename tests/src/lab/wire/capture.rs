@@ -6,13 +6,16 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Result, anyhow};
 
-use super::{Record, Wire};
-use crate::lab::{Netns, RawSocket};
+use super::{
+    Record, Wire,
+    ring::{RETIRE, Ring},
+};
+use crate::lab::Netns;
 
 /// Memory for the frames of one device.
 const LIMIT: usize = 384 << 20;
@@ -45,15 +48,12 @@ impl Capture {
     /// Starts to capture on devices of a namespace. Everything sent after it returns is seen.
     pub fn start(netns: &Netns, devices: &[String], direction: Direction) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let started = Instant::now();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let mut threads = Vec::new();
         for (number, device) in devices.iter().enumerate() {
-            let socket = match direction {
-                Direction::Received => RawSocket::open_receiver(netns, device)?,
-                Direction::Both => RawSocket::open(netns, device)?,
-            };
+            let ring = Ring::open(netns, device, direction == Direction::Received)?;
             let stop = Arc::clone(&stop);
-            threads.push(thread::spawn(move || one(&socket, number, started, &stop)));
+            threads.push(thread::spawn(move || one(ring, number, started, &stop)));
         }
         Ok(Self {
             stop,
@@ -96,36 +96,42 @@ impl Drop for Capture {
     }
 }
 
-fn one(socket: &RawSocket, device: usize, started: Instant, stop: &AtomicBool) -> Result<One> {
-    /// How long the queue may take to run empty after the end was asked for.
+/// Takes what passes one device; times are since `started`, which is since the Unix epoch.
+fn one(mut ring: Ring, device: usize, started: Duration, stop: &AtomicBool) -> Result<One> {
+    /// How long the ring may take to run empty after the end was asked for.
     const LINGER: Duration = Duration::from_secs(5);
+    /// After this, what had passed before the end was asked for has been handed over.
+    const HANDED_OVER: Duration = Duration::from_millis(5 * RETIRE.as_millis() as u64);
     let mut one = One::default();
-    let mut buffer = Vec::new();
     let mut stopping: Option<Instant> = None;
     loop {
-        // Looked at first: what had arrived before the end was asked for is still taken.
         if stop.load(Ordering::Relaxed) {
             stopping.get_or_insert_with(Instant::now);
         }
-        match socket.receive(&mut buffer)? {
-            None if stopping.is_some() => break,
-            None => {}
-            Some(_) if stopping.is_some_and(|since| since.elapsed() > LINGER) => {
+        let waited = stopping.map(|since| since.elapsed());
+        let taken = ring.take(|frame| {
+            if !frame.whole || one.bytes.len() + frame.bytes.len() > LIMIT {
+                one.left_out += 1;
+                return;
+            }
+            one.records.push(Record {
+                start: one.bytes.len(),
+                length: frame.bytes.len(),
+                device,
+                at: frame.at.saturating_sub(started),
+            });
+            one.bytes.extend_from_slice(frame.bytes);
+        });
+        match (taken, waited) {
+            (false, Some(waited)) if waited > HANDED_OVER => break,
+            (true, Some(waited)) if waited > LINGER => {
                 one.left_out += 1;
                 break;
             }
-            Some(frame) if one.bytes.len() + frame.len() > LIMIT => one.left_out += 1,
-            Some(frame) => {
-                one.records.push(Record {
-                    start: one.bytes.len(),
-                    length: frame.len(),
-                    device,
-                    at: started.elapsed(),
-                });
-                one.bytes.extend_from_slice(frame);
-            }
+            (true, _) => {}
+            (false, _) => thread::sleep(RETIRE / 4),
         }
     }
-    one.missed = socket.missed()?;
+    one.missed = ring.missed()?;
     Ok(one)
 }

@@ -3,6 +3,7 @@
 mod capture;
 mod frame;
 mod pcap;
+mod ring;
 
 pub use self::{
     capture::{Capture, Direction},
@@ -26,7 +27,7 @@ pub struct Wire {
     records: Vec<Record>,
     /// Devices that were captured.
     devices: Vec<String>,
-    /// Frames that the kernel could not queue.
+    /// Frames for which the kernel's ring had no room.
     pub missed: u32,
     /// Frames that did not fit into the capture's memory.
     pub left_out: u64,
