@@ -5,7 +5,7 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail},
+    helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_proto, bpf_skb_change_tail},
     programs::TcContext,
 };
 use overlay_ebpf::{
@@ -60,23 +60,35 @@ pub fn skb<const OVERHEAD: usize>(
             _ => {}
         }
     }
+    if !copy_ethernet(ctx, OVERHEAD, 0) {
+        return Err(DropReason::DecapFailed);
+    }
     // `bpf_skb_adjust_room` refuses to leave less than an IP header of the family of
     // `skb->protocol`, or of the one that a flag names, behind the Ethernet header.
     let ipv4_behind = !outer.ipv6 || flags & u64::from(BPF_F_ADJ_ROOM_DECAP_L3_IPV4) != 0;
-    if length < 14 + if ipv4_behind { 20 } else { 40 } {
-        // Short frames get the padding that Ethernet itself would give them. Only where they must:
-        // a packet of which the kernel knows that it is encapsulated cannot be made longer.
+    let mut rest = OVERHEAD;
+    if !ipv4_behind && length < 14 + 40 {
+        // To the family of the smaller header, which takes the difference off, too.
         // SAFETY: the context is the program's own.
-        let padded = unsafe { bpf_skb_change_tail(ctx.skb.skb, OVERHEAD as u32 + PADDED, 0) };
+        let changed = unsafe { bpf_skb_change_proto(ctx.skb.skb, ether_type::IPV4.to_be(), 0) };
+        if changed != 0 {
+            return Err(DropReason::DecapFailed);
+        }
+        rest -= 40 - 20;
+    }
+    if length < 14 + 20 {
+        // Shorter than any IP packet: it gets the padding that Ethernet itself would give it. The
+        // kernel makes no packet longer that it knows to be encapsulated, as on a veth underlay.
+        // SAFETY: the context is the program's own.
+        let padded = unsafe { bpf_skb_change_tail(ctx.skb.skb, rest as u32 + PADDED, 0) };
         if padded != 0 {
             return Err(DropReason::DecapFailed);
         }
     }
     // The Ethernet header in front stays; what is behind it goes.
-    if !copy_ethernet(ctx, OVERHEAD, 0)
-        || ctx
-            .adjust_room(-(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags)
-            .is_err()
+    if ctx
+        .adjust_room(-(rest as i32), BPF_ADJ_ROOM_MAC, flags)
+        .is_err()
     {
         return Err(DropReason::DecapFailed);
     }

@@ -14,11 +14,10 @@ fn rx(name: impl Into<String>, packet: Vec<u8>) -> Row {
     row(name, program::UNDERLAY_RX).packet(packet)
 }
 
-/// As Ethernet itself would pad it, where the kernel wants an IP header to stay: of the outer family,
-/// or of the inner one if it is told.
-fn padded(frame: &[u8], ipv4_stays: bool) -> Vec<u8> {
+/// As Ethernet itself would pad it, where the kernel wants an IP header to stay.
+fn padded(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
-    if frame.len() < if ipv4_stays { 34 } else { 54 } {
+    if frame.len() < 34 {
         frame.resize(60, 0);
     }
     frame
@@ -55,8 +54,6 @@ pub fn rows() -> Vec<Row> {
         for inner in frames {
             let length = inner.frame.len();
             let (packet, peer, family) = arriving(from, &inner.frame);
-            let over4 = peer == PEER4;
-            let is_ipv4 = inner.frame[12..14] == [0x08, 0x00];
             for (flags, how) in [
                 (0, "to the veth"),
                 (
@@ -71,7 +68,7 @@ pub fn rows() -> Vec<Row> {
                         packet.clone(),
                     )
                     .with(|world| world.set_flag(flags))
-                    .redirects(padded(&inner.frame, over4))
+                    .redirects(padded(&inner.frame))
                     .received(peer, length),
                 );
             }
@@ -84,7 +81,7 @@ pub fn rows() -> Vec<Row> {
                     packet,
                 )
                 .with(|world| world.set_flag(ConfigFlags::DECAP_L3 | ConfigFlags::REDIRECT_PEER))
-                .redirects(padded(&inner.frame, over4 || is_ipv4))
+                .redirects(padded(&inner.frame))
                 .received(peer, length)
                 .needs_decap_l3(),
             );

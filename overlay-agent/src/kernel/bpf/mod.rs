@@ -1,7 +1,7 @@
 //! The BPF side of the data plane: loading, pinning, taking over, attaching, map access, counters
 //! and events.
 //!
-//! Everything is pinned below one directory, `ROOT/v{ABI}/{maps,progs,links}`, so traffic goes on
+//! Everything is pinned below one directory, `ROOT/v{ABI}/{maps,progs,links,object}`, so traffic goes on
 //! when the agent ends, and the next agent takes it over: maps stay, programs change atomically
 //! where they are attached. [`Bpf`] holds a lock on the directory; [`Pinned`] only looks.
 //!

@@ -1,4 +1,5 @@
-//! Where the data plane is pinned: `ROOT/v{ABI}/{maps,progs,links}`.
+//! Where the data plane is pinned: `ROOT/v{ABI}/{maps,progs,links}`, and `ROOT/v{ABI}/object`, the
+//! SHA-256 of the object that the programs come from.
 
 use std::{
     fs::{self, DirBuilder},
@@ -58,6 +59,30 @@ impl PinRoot {
 
     pub(super) fn program(&self, name: &str) -> PathBuf {
         self.programs().join(name)
+    }
+
+    /// A symbolic link to nowhere whose target names the object of the pinned programs: a BPF file
+    /// system holds no other text.
+    fn object(&self) -> PathBuf {
+        self.version().join("object")
+    }
+
+    /// Whether the pinned programs are known to come from the object with this name.
+    pub(super) fn has_object(&self, name: &str) -> bool {
+        fs::read_link(self.object()).is_ok_and(|target| target == Path::new(name))
+    }
+
+    /// Says that the pinned programs come from the object with this name; with `None`, that it is not
+    /// known, as while they are replaced.
+    pub(super) fn set_object(&self, name: Option<&str>) -> Result<(), BpfError> {
+        let path = self.object();
+        unpin(&path)?;
+        match name {
+            Some(name) => {
+                std::os::unix::fs::symlink(name, &path).map_err(BpfError::io("create", &path))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Indices, because names of devices may hold a dot, which bpffs refuses, and change.
