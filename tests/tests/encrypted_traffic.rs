@@ -92,7 +92,7 @@ fn large_packets_stay_whole_until_esp() -> Result<()> {
         "segmented before ESP: {before_esp} bytes"
     );
     let result = Iperf::new(a, b, ip).seconds(2).run()?;
-    ensure!(result.bits_per_second > 20e6, "{result:?}");
+    ensure!(result.retransmits == 0, "{result:?}");
     Ok(())
 }
 
