@@ -197,7 +197,7 @@ fn picture(wire: &Wire, report: &mut Report) {
 fn rotation(lab: &mut Lab, report: &mut Report) -> Result<()> {
     report.title("New SAs under traffic: slot 1 → slot 2");
     let echo = UdpEcho::start(lab.netns("b")?, lab.ip("b", "blue")?, 7)?;
-    let stream = Stream::start(lab.netns("a")?, echo.address, 100, 200, SECRET)?;
+    let stream = Stream::start(lab.netns("a")?, echo.address, 50, 200, SECRET)?;
     let capture = lab.capture()?;
     lab.stage(2, 2)?;
     report.say("staged     every node can receive in slot 2");
