@@ -101,7 +101,7 @@ fn one(mut ring: Ring, device: usize, started: Duration, stop: &AtomicBool) -> R
     /// How long the ring may take to run empty after the end was asked for.
     const LINGER: Duration = Duration::from_secs(5);
     /// After this, what had passed before the end was asked for has been handed over.
-    const HANDED_OVER: Duration = Duration::from_millis(5 * RETIRE.as_millis() as u64);
+    const HANDED_OVER: Duration = Duration::from_millis(3 * RETIRE.as_millis() as u64);
     let mut one = One::default();
     let mut stopping: Option<Instant> = None;
     loop {
@@ -129,7 +129,7 @@ fn one(mut ring: Ring, device: usize, started: Duration, stop: &AtomicBool) -> R
                 break;
             }
             (true, _) => {}
-            (false, _) => thread::sleep(RETIRE / 4),
+            (false, _) => thread::sleep(RETIRE / 6),
         }
     }
     one.missed = ring.missed()?;

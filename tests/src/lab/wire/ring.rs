@@ -22,10 +22,11 @@ use crate::lab::{
 };
 
 /// A block holds frames of any length, one after the other.
-const BLOCK: usize = 1 << 20;
-const BLOCKS: usize = 32;
-/// A block that is not full is handed over after this time.
-pub(super) const RETIRE: Duration = Duration::from_millis(20);
+const BLOCK: usize = 256 << 10;
+const BLOCKS: usize = 128;
+/// A block that is not full is handed over after this time. With few frames in each, the ring lasts for
+/// this times its blocks: an emulated machine may be busy that long.
+pub(super) const RETIRE: Duration = Duration::from_millis(60);
 /// Only what the kernel checks the other sizes against.
 const FRAME: usize = 2048;
 
