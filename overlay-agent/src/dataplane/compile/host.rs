@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use overlay_ebpf::packet::mtu::MIN_INNER_IPV6;
+
 use super::plan::Plan;
 use crate::dataplane::{
     desired::XdpMode,
@@ -10,6 +12,7 @@ use crate::dataplane::{
         Attachment, DeviceAddress, EndpointLink, Firewall, GRO, HOP, Link, Neighbour, Objects,
         Program, REENTRY, XFRM,
     },
+    problem::{Problem, Subject},
 };
 
 /// MTU of the devices of the overlay itself: the kernel's largest (`ETH_MAX_MTU`), so that the route
@@ -20,7 +23,7 @@ const DEVICE_MTU: u32 = 65535;
 /// device without an address drops everything (`__fib_validate_source`, net/ipv4/fib_frontend.c).
 const DUMMY_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 0, 8);
 
-pub fn compile(plan: &Plan<'_>, objects: &mut Objects) {
+pub fn compile(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Problem>) {
     links(plan, objects);
     sysctls(plan, objects);
     if plan.facts.features.nft {
@@ -36,7 +39,7 @@ pub fn compile(plan: &Plan<'_>, objects: &mut Objects) {
         });
     }
     neighbours(plan, objects);
-    endpoints(plan, objects);
+    endpoints(plan, objects, problems);
     attachments(plan, objects);
 }
 
@@ -128,16 +131,31 @@ fn neighbours(plan: &Plan<'_>, objects: &mut Objects) {
     }
 }
 
-fn endpoints(plan: &Plan<'_>, objects: &mut Objects) {
+fn endpoints(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Problem>) {
     for endpoint in &plan.desired.local_endpoints {
         let mtu = plan.endpoint_mtu[&endpoint.vni];
+        // The kernel takes IPv6 off a device with a smaller MTU (RFC 8200 section 5).
+        let (usable, lost): (BTreeSet<_>, BTreeSet<_>) = endpoint
+            .addresses
+            .iter()
+            .copied()
+            .partition(|(address, _)| address.is_ipv4() || mtu >= MIN_INNER_IPV6);
+        if !lost.is_empty() {
+            problems.push(Problem::warning(
+                Subject::Endpoint(endpoint.name.clone()),
+                format!(
+                    "it has no IPv6 addresses: its MTU is {mtu}, and IPv6 needs {MIN_INNER_IPV6}"
+                ),
+                "raise the MTU of the underlay, or leave the IPv6 addresses out",
+            ));
+        }
         objects.endpoints.insert(
             host_device_name(endpoint.vni, endpoint.mac),
             EndpointLink {
                 netns: endpoint.netns.clone(),
                 interface: endpoint.interface.clone(),
                 mac: endpoint.mac,
-                addresses: endpoint.addresses.iter().copied().collect(),
+                addresses: usable,
                 mtu,
                 altered: None,
             },

@@ -36,7 +36,7 @@ pub fn compile(desired: &DataPlane, facts: &UnderlayFacts) -> Result<Compiled, V
         programs: Some(desired.settings.map_sizes),
         ..Objects::default()
     };
-    host::compile(&plan, &mut objects);
+    host::compile(&plan, &mut objects, &mut problems);
     ipsec::compile(&plan, &mut objects, &mut problems);
     maps::compile(&plan, &mut objects);
     objects.maps.config = Some(config(desired, facts, &objects));

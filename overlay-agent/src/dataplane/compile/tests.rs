@@ -5,6 +5,7 @@ use overlay_ebpf::abi::{self, ConfigFlags, NetworkFlags, VtepRole, network::FLOO
 use super::*;
 use crate::dataplane::{
     desired::{Direction, XdpMode},
+    endpoint_name::host_device_name,
     guard::block_policy_key,
     objects::{
         Attachment, Conflict, EndpointEntry, FloodEntry, HOP, Link, PolicyAction, Program,
@@ -333,6 +334,27 @@ fn manual_mtu_too_large_closes_the_network_with_the_arithmetic() {
             .values()
             .all(|link| link.mtu <= 1450)
     );
+}
+
+#[test]
+fn below_the_least_mtu_of_ipv6_endpoints_have_no_ipv6_addresses_and_it_is_told() {
+    let mut desired = example();
+    let ipv6 = ("fd00::1".parse().unwrap(), 64);
+    desired.local_endpoints[0].addresses.push(ipv6);
+    let device = host_device_name(
+        desired.local_endpoints[0].vni,
+        desired.local_endpoints[0].mac,
+    );
+    for (least, told) in [(1280, false), (1279, true)] {
+        let network = desired.networks.values_mut();
+        network.for_each(|network| network.mtu = Some(least));
+        let compiled = compiled(&desired);
+        let addresses = &compiled.objects.endpoints[&device].addresses;
+        assert_eq!(addresses.contains(&ipv6), !told);
+        assert!(!addresses.is_empty());
+        let problem = |problem: &Problem| problem.reason.contains("no IPv6 addresses");
+        assert_eq!(compiled.problems.iter().any(problem), told);
+    }
 }
 
 #[test]
