@@ -21,8 +21,8 @@ use overlay_tests::{
         sockets::segmenting_udp,
     },
     lab::{
-        Family, Lab, Netns, NetworkSpec, NodeSpec, RawSocket, SaKey, Spec, Transmit, VnetHeader, WIRE,
-        command, eventually,
+        Family, Lab, Netns, NetworkSpec, NodeSpec, RawSocket, SaKey, Spec, Transmit, VnetHeader,
+        WIRE, command, eventually,
         traffic::transfer,
         wire::{Capture, Direction, Esp, Wire},
     },
