@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
     hostile::{Siege, damage, stays_encrypted},
-    lab::{Applied, Family, command},
+    lab::{Applied, Family, command, in_test_vm},
 };
 
 const WITHHELD: &str = "/etc/modprobe.d/overlay-test-withheld.conf";
@@ -38,9 +38,8 @@ impl Drop for Withheld {
 }
 
 fn in_vm() -> Result<()> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
     ensure!(
-        name.trim() == "overlay-vm",
+        in_test_vm()?,
         "this test unloads kernel modules: run it by `cargo xtask test vm_modules`, in the VM"
     );
     Ok(())

@@ -339,6 +339,12 @@ fn unique_prefix() -> String {
     format!("{}{}-{number}", sweep::MARK, std::process::id())
 }
 
+/// Whether this is the VM that `cargo xtask` boots: mostly emulated, and nobody else's machine.
+pub fn in_test_vm() -> Result<bool> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").context("read the host's name")?;
+    Ok(name.trim() == "overlay-vm")
+}
+
 /// Tries until it holds, at most this long; the last error otherwise.
 pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = std::time::Instant::now() + limit;
