@@ -2,6 +2,5 @@
 
 pub mod demo;
 pub mod hostile;
-pub mod hostile2;
 pub mod lab;
 pub mod testrun;

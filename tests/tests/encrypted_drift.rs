@@ -1,15 +1,15 @@
 //! What others change of an encrypted network is seen, told, and repaired, and nothing goes out in
 //! clear meanwhile.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use overlay_tests::lab::{
-    Family, Lab, NetworkSpec, Node, NodeSpec, Spec, WIRE, Watcher, eventually,
-    traffic::{Stream, UdpEcho},
+use overlay_tests::{
+    hostile::damage,
+    lab::{
+        Family, Lab, NetworkSpec, Node, NodeSpec, Spec, Watcher, eventually,
+        traffic::{Stream, UdpEcho},
+    },
 };
 
 const VNI: u32 = 4098;
@@ -90,23 +90,6 @@ fn damage(lab: &Lab, node: &Node, command: &str) -> Result<()> {
     Ok(())
 }
 
-/// By its pin under TCX, else by the qdisc that holds it.
-fn detach_audit(node: &Node) -> Result<()> {
-    let links = node.map("x").with_file_name("").join("../links");
-    let mut found = false;
-    for entry in fs::read_dir(&links).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().contains("audit") {
-            fs::remove_file(entry.path())?;
-            found = true;
-        }
-    }
-    if !found {
-        let qdisc = format!("qdisc del dev {WIRE} clsact");
-        node.netns.run("tc", &qdisc)?;
-    }
-    Ok(())
-}
-
 fn follow(watch: &Watcher, since: Instant, damage: &Damage) -> Result<()> {
     let seen = watch.heard(since, damage.alarm, LIMIT)?;
     let mut closed = String::new();
@@ -151,7 +134,7 @@ fn drift_is_repaired_and_nothing_is_in_clear_meanwhile() -> Result<()> {
         works()?;
     }
     let since = Instant::now();
-    detach_audit(node)?;
+    damage::detach_audit_with_qdisc(node)?;
     let detached = Damage {
         what: "underlay_audit detached",
         alarm: &["alarm: underlay_audit on ", "is gone"],

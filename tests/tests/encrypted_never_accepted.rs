@@ -16,12 +16,15 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_agent::dataplane::desired::Settings;
+use overlay_ebpf::abi::{
+    Direction::{FromIpsec, FromUnderlay, Internal, ToUnderlay},
+    DropReason as Reason,
+};
 use overlay_tests::{
-    hostile::maps,
-    hostile2::{
-        Attacker, Counts,
+    hostile::{
+        Attacker, DropCounts,
         craft::{self, Fragment, Inner, VXLAN_PORT},
-        local_injections, mac_of,
+        local_injections, mac_of, maps,
         sockets::{marked_raw_ipv4, marked_udp},
         xfrm_statistic,
     },
@@ -31,6 +34,7 @@ use overlay_tests::{
         traffic::UdpSink,
         wire::{Capture, Direction, Esp, Kind},
     },
+    testrun::frames,
 };
 
 const BLUE: u32 = 4096;
@@ -45,8 +49,6 @@ const GREEN_B: [u8; 6] = [0x02, 0x42, 10, 99, 0, 2];
 /// `eth0` is the container's end in blue, `eth1` in red.
 const GREEN_INTERFACE: &str = "eth2";
 
-const IPPROTO_UDP: u8 = 17;
-const IPPROTO_ESP: u8 = 50;
 const PORT: u16 = 9999;
 const MARKER: &[u8] = b"<<this must not arrive>>";
 /// Packets per case.
@@ -140,11 +142,11 @@ impl Stage {
     }
 
     /// Nothing of it is delivered, and the drops of node 1 meanwhile.
-    fn refused(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<Counts> {
+    fn refused(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<DropCounts> {
         let node = self.lab.node(1)?;
-        let before = Counts::of(node)?;
+        let before = DropCounts::of(node)?;
         let delivered = self.delivered("eth0", work)?;
-        let drops = Counts::of(node)?.since(&before);
+        let drops = DropCounts::of(node)?.since(&before);
         ensure!(delivered == 0, "{name}: {delivered} delivered; {drops}");
         Ok(drops)
     }
@@ -229,17 +231,17 @@ fn cleartext(stage: &Stage) -> Result<()> {
     let vxlan = inner.vxlan(BLUE);
 
     let drops = stage.refused("from the peer's VTEP", || stage.inject(stage.peer, &vxlan))?;
-    drops.at_least(COUNT, "CleartextEncryptedVni", "FromUnderlay")?;
+    drops.at_least(COUNT, Reason::CleartextEncryptedVni, FromUnderlay)?;
     let drops = stage.refused("from a stranger", || stage.inject(stage.stranger(), &vxlan))?;
-    drops.at_least(COUNT, "UnknownVtep", "FromUnderlay")?;
+    drops.at_least(COUNT, Reason::UnknownVtep, FromUnderlay)?;
     let drops = stage.refused("from the own VTEP", || stage.inject(stage.own, &vxlan))?;
-    drops.at_least(COUNT, "UnknownVtep", "FromUnderlay")?;
+    drops.at_least(COUNT, Reason::UnknownVtep, FromUnderlay)?;
     let drops = stage.refused("of no network", || {
         stage.inject(stage.peer, &inner.vxlan(5000))
     })?;
-    drops.at_least(COUNT, "UnknownNetwork", "FromUnderlay")?;
+    drops.at_least(COUNT, Reason::UnknownNetwork, FromUnderlay)?;
 
-    let datagram = craft::udp(0xc0de, VXLAN_PORT, &vxlan);
+    let datagram = frames::udp(0xc0de, VXLAN_PORT, &vxlan);
     let (first, last) = datagram.split_at(48);
     let drops = stage.refused("in fragments", || {
         for _ in 0..COUNT {
@@ -251,7 +253,7 @@ fn cleartext(stage: &Stage) -> Result<()> {
                     stage.mac,
                     stage.peer,
                     stage.own,
-                    IPPROTO_UDP,
+                    frames::UDP,
                     fragment,
                     part,
                 )?;
@@ -260,10 +262,10 @@ fn cleartext(stage: &Stage) -> Result<()> {
         Ok(())
     })?;
     if stage.own.is_ipv4() {
-        drops.at_least(COUNT, "UnderlayFragment", "FromUnderlay")?;
+        drops.at_least(COUNT, Reason::UnderlayFragment, FromUnderlay)?;
     } else {
         // The kernel reassembles, and hands what it gets to the device that drops everything.
-        drops.at_least(1, "ForeignTraffic", "Internal")?;
+        drops.at_least(1, Reason::ForeignTraffic, Internal)?;
     }
 
     // The control: the same, but of a plain network.
@@ -339,15 +341,15 @@ fn start_stop_restart(stage: &mut Stage, sink: &UdpSink) -> Result<()> {
     alone.remote_endpoints.clear();
     stage.lab.apply()?;
     nothing("alone")?;
-    let drops = Counts::of(stage.lab.node(1)?)?;
-    drops.at_least(1, "UnknownVtep", "FromUnderlay")?;
+    let drops = DropCounts::of(stage.lab.node(1)?)?;
+    drops.at_least(1, Reason::UnknownVtep, FromUnderlay)?;
 
     stage.lab.node_mut(1)?.desired = whole;
     stage.lab.apply()?;
     stage.legitimate()?;
     nothing("with a peer")?;
-    let drops = Counts::of(stage.lab.node(1)?)?;
-    drops.at_least(1, "CleartextEncryptedVni", "FromUnderlay")?;
+    let drops = DropCounts::of(stage.lab.node(1)?)?;
+    drops.at_least(1, Reason::CleartextEncryptedVni, FromUnderlay)?;
 
     ensure!(stage.lab.node(1)?.apply(&stage.lab.keyring)?.changes()? == 0);
     nothing("applied again")?;
@@ -398,7 +400,7 @@ fn inside_esp(stage: &Stage) -> Result<()> {
     let tagged = {
         let frame = right.frame();
         let tag = [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat();
-        craft::vxlan(BLUE, &tag)
+        frames::vxlan(BLUE, &tag)
     };
     let mut bad_flags = right.vxlan(BLUE);
     bad_flags[0] = 0;
@@ -411,59 +413,59 @@ fn inside_esp(stage: &Stage) -> Result<()> {
         (
             "a VNI that it does not share",
             right.vxlan(RED),
-            "NotMember",
+            Reason::NotMember,
         ),
-        ("a VNI of nobody", right.vxlan(5000), "UnknownNetwork"),
+        ("a VNI of nobody", right.vxlan(5000), Reason::UnknownNetwork),
         (
             "a plain VNI",
             stage.inner_green()?.vxlan(GREEN),
-            "PlainInEsp",
+            Reason::PlainInEsp,
         ),
-        ("VNI 0", right.vxlan(0), "VniZero"),
-        ("no I flag", bad_flags, "BadVxlanFlags"),
-        ("reserved bits", reserved_bits, "BadVxlanFlags"),
-        ("a VLAN tag", tagged, "VlanTag"),
-        ("nothing in it", craft::vxlan(BLUE, &[]), "TooShort"),
+        ("VNI 0", right.vxlan(0), Reason::VniZero),
+        ("no I flag", bad_flags, Reason::BadVxlanFlags),
+        ("reserved bits", reserved_bits, Reason::BadVxlanFlags),
+        ("a VLAN tag", tagged, Reason::VlanTag),
+        ("nothing in it", frames::vxlan(BLUE, &[]), Reason::TooShort),
         (
             "a MAC of nobody",
             changed(&|inner| inner.source_mac[5] ^= 0xff).vxlan(BLUE),
-            "SourceNotOwned",
+            Reason::SourceNotOwned,
         ),
         (
             "the receiver's own MAC",
             changed(&|inner| inner.source_mac = inner.destination_mac).vxlan(BLUE),
-            "SourceNotOwned",
+            Reason::SourceNotOwned,
         ),
         (
             "a group's MAC",
             changed(&|inner| inner.source_mac[0] |= 1).vxlan(BLUE),
-            "SourceMacMulticast",
+            Reason::SourceMacMulticast,
         ),
         (
             "the receiver's address",
             changed(&|inner| inner.source = a.addresses[0]).vxlan(BLUE),
-            "SpoofedAddress",
+            Reason::SpoofedAddress,
         ),
         (
             "an address of nobody",
             changed(&|inner| inner.source = elsewhere).vxlan(BLUE),
-            "SpoofedAddress",
+            Reason::SpoofedAddress,
         ),
         (
             "to an endpoint of its own",
             changed(&|inner| inner.destination_mac = b).vxlan(BLUE),
-            "DestinationNotLocal",
+            Reason::DestinationNotLocal,
         ),
         (
             "broadcast",
             changed(&|inner| inner.destination_mac = [0xff; 6]).vxlan(BLUE),
-            "MulticastNotReplicated",
+            Reason::MulticastNotReplicated,
         ),
     ];
     for (name, vxlan, reason) in cases {
         let drops = stage.refused(name, || send(&vxlan))?;
         drops
-            .at_least(COUNT, reason, "FromIpsec")
+            .at_least(COUNT, reason, FromIpsec)
             .map_err(|error| error.context(name))?;
     }
 
@@ -489,14 +491,14 @@ fn inside_esp(stage: &Stage) -> Result<()> {
         }
         Ok(())
     })?;
-    drops.at_least(COUNT, "ForeignTraffic", "FromIpsec")?;
+    drops.at_least(COUNT, Reason::ForeignTraffic, FromIpsec)?;
     let drops = stage.refused("TCP", || {
         let refused =
             stock.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(500)))?;
         ensure!(refused.is_err());
         Ok(())
     })?;
-    drops.at_least(1, "ForeignTraffic", "FromIpsec")?;
+    drops.at_least(1, Reason::ForeignTraffic, FromIpsec)?;
 
     let arrived = stage.delivered("eth0", || send(&right.vxlan(BLUE)))?;
     ensure!(arrived == COUNT, "{arrived} right ones arrived");
@@ -530,14 +532,14 @@ fn foreign_sa(stage: &Stage) -> Result<()> {
         (
             0xdead_beef,
             format!("mode beet if_id {if_id} sel src {peer} dst {own}"),
-            &[("UnknownSa", "FromIpsec")],
+            &[(Reason::UnknownSa, FromIpsec)],
         ),
         (
             0xdead_bee0,
             "mode transport".to_owned(),
             &[
-                ("UnknownVtep", "FromUnderlay"),
-                ("ForeignTraffic", "Internal"),
+                (Reason::UnknownVtep, FromUnderlay),
+                (Reason::ForeignTraffic, Internal),
             ],
         ),
     ];
@@ -570,7 +572,7 @@ fn foreign_sa(stage: &Stage) -> Result<()> {
         })?;
         let counted: u64 = reasons
             .iter()
-            .map(|(reason, direction)| drops.get(reason, direction))
+            .map(|&(reason, direction)| drops.get(reason, direction))
             .sum();
         ensure!(
             counted >= COUNT,
@@ -587,12 +589,12 @@ fn an_sa_speaks_for_its_own_peer_only() -> Result<()> {
         let stage = Stage::up(family, "off")?;
         let node = stage.lab.node(1)?;
         maps::set_sa_peer(node, 3)?;
-        let before = Counts::of(node)?;
+        let before = DropCounts::of(node)?;
         let ping = stage.lab.ping("b", "a", "blue")?.count(3).run()?;
         ensure!(ping.received == 0, "{family:?}: {}", ping.output);
-        let drops = Counts::of(node)?.since(&before);
+        let drops = DropCounts::of(node)?.since(&before);
         drops
-            .at_least(3, "SpoofedSpi", "FromIpsec")
+            .at_least(3, Reason::SpoofedSpi, FromIpsec)
             .with_context(|| format!("{family:?}"))?;
     }
     Ok(())
@@ -662,13 +664,13 @@ fn replay(stage: &Stage) -> Result<()> {
                 stage.mac,
                 stage.stranger(),
                 stage.own,
-                IPPROTO_ESP,
+                frames::ESP,
                 Fragment::Whole,
                 &frame[header..],
             )
         })
     })?;
-    drops.at_least(SENT as u64, "UnknownVtep", "FromUnderlay")?;
+    drops.at_least(SENT as u64, Reason::UnknownVtep, FromUnderlay)?;
     ensure!(sink.received().len() == SENT, "a duplicate was delivered");
     stage.legitimate()
 }
@@ -712,8 +714,8 @@ fn local_process(lab: &Lab, family: Family) -> Result<()> {
         ..right.clone()
     };
     // Whether it reaches a container on the other node by either network, or the wire in clear.
-    let refused = |name: &str, work: &dyn Fn() -> Result<()>| -> Result<Counts> {
-        let before = Counts::of(node)?;
+    let refused = |name: &str, work: &dyn Fn() -> Result<()>| -> Result<DropCounts> {
+        let before = DropCounts::of(node)?;
         let capture = lab.capture()?;
         let arrived = delivered(lab, "b", "eth0", || {
             let arrived = delivered(lab, "b", "eth1", work)?;
@@ -721,7 +723,7 @@ fn local_process(lab: &Lab, family: Family) -> Result<()> {
             Ok(())
         })?;
         let wire = capture.stop()?;
-        let drops = Counts::of(node)?.since(&before);
+        let drops = DropCounts::of(node)?.since(&before);
         ensure!(arrived == 0, "{name}: {arrived} delivered; {drops}");
         let clear = wire.complete()?.frames_with(MARKER);
         ensure!(clear == 0, "{name}: {clear} on the wire; {drops}");
@@ -751,8 +753,8 @@ fn local_process(lab: &Lab, family: Family) -> Result<()> {
         );
     }
     let packet = |vxlan: &[u8], fragment| {
-        let datagram = craft::udp(0xc0de, VXLAN_PORT, vxlan);
-        craft::ip(own, peer, IPPROTO_UDP, fragment, &datagram)
+        let datagram = frames::udp(0xc0de, VXLAN_PORT, vxlan);
+        craft::ip(own, peer, frames::UDP, fragment, &datagram)
     };
     let blue = packet(&right.vxlan(BLUE), Fragment::Whole);
     if family == Family::V4 {
@@ -786,37 +788,37 @@ fn local_process(lab: &Lab, family: Family) -> Result<()> {
             "ovl-hop",
             reentry_mac,
             &blue,
-            Some(("LocalInjection", "Internal")),
+            Some((Reason::LocalInjection, Internal)),
         ),
         (
             "ovl-in",
             hop_mac,
             &blue,
-            Some(("ForeignTraffic", "Internal")),
+            Some((Reason::ForeignTraffic, Internal)),
         ),
         (
             WIRE,
             wire_mac,
             &blue,
-            Some(("CleartextEncryptedVni", "ToUnderlay")),
+            Some((Reason::CleartextEncryptedVni, ToUnderlay)),
         ),
         (
             WIRE,
             wire_mac,
             &green,
-            Some(("LocalInjection", "ToUnderlay")),
+            Some((Reason::LocalInjection, ToUnderlay)),
         ),
         (
             WIRE,
             wire_mac,
             &part,
-            Some(("UnderlayFragment", "ToUnderlay")),
+            Some((Reason::UnderlayFragment, ToUnderlay)),
         ),
     ];
     for (device, to, packet, expected) in cases {
         let socket = RawSocket::open(netns, device)?;
         socket.set_mark(mark)?;
-        let frame = craft::ethernet(to, reentry_mac, craft::ether_type(own), packet);
+        let frame = frames::ethernet(to, reentry_mac, craft::ether_type(own), packet);
         let drops = refused(device, &|| {
             for _ in 0..COUNT {
                 // ENOBUFS is how the kernel tells of a drop at the device.

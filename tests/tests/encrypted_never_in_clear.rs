@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
-    hostile::{MARKER, Siege, VNI, barriers::Barriers, damage, maps, stays_encrypted},
+    hostile::{Barriers, MARKER, Siege, VNI, damage, maps, stays_encrypted},
     lab::{
         Family, Node,
         command::Running,
@@ -28,11 +28,11 @@ fn first(siege: &Siege) -> Result<&Node> {
 /// What is on the wire, and what the barriers of node 1 drop, while its traffic runs on.
 fn watch(siege: &Siege) -> Result<(Wire, Barriers)> {
     let node = first(siege)?;
-    let before = Barriers::read(node)?;
+    let before = Barriers::of(node)?;
     let capture = siege.lab.capture()?;
     thread::sleep(MEANWHILE);
     let wire = siege.stop(capture)?;
-    Ok((wire, Barriers::read(node)?.since(before)))
+    Ok((wire, Barriers::of(node)?.since(before)))
 }
 
 /// Nothing leaves in clear, and this barrier alone is why.

@@ -13,11 +13,15 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_agent::dataplane::desired::Settings;
+use overlay_ebpf::abi::{
+    Direction::{FromEndpoint, Internal},
+    DropReason as Reason,
+};
 use overlay_tests::{
-    hostile2::{
-        Counts, OutboundSa,
+    hostile::{
+        DropCounts, OutboundSa,
         craft::{self, Fragment},
-        outbound_sas, repetition,
+        outbound_sas,
         sockets::segmenting_udp,
     },
     lab::{
@@ -26,13 +30,12 @@ use overlay_tests::{
         traffic::transfer,
         wire::{Capture, Direction, Esp, Wire},
     },
+    testrun::frames,
 };
 
 const BLUE: u32 = 4096;
 const LANES: u8 = 4;
 const PATIENCE: Duration = Duration::from_secs(20);
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
 /// Nobody listens there.
 const PORT: u16 = 9999;
 /// Small enough for a segment behind any of our headers.
@@ -74,10 +77,15 @@ impl Sent {
         self.wire.complete()?;
         let clear = self.wire.vxlan(BLUE);
         ensure!(clear == 0, "{clear} frames in clear");
-        match repetition(self.headers()) {
-            Some(repetition) => anyhow::bail!("{repetition}"),
-            None => Ok(()),
-        }
+        let mut repeated = self.wire.repeated_nonces();
+        repeated.retain(|esp| esp.source == self.own);
+        ensure!(
+            repeated.is_empty(),
+            "{} nonces repeated: {:x?}",
+            repeated.len(),
+            &repeated[..repeated.len().min(20)]
+        );
+        Ok(())
     }
 }
 
@@ -209,11 +217,7 @@ fn sent_or_refused(socket: &UdpSocket, bytes: &[u8]) -> Result<()> {
 /// Single packets of many lengths and flows.
 fn small(from: &Netns, to: IpAddr) -> Result<()> {
     from.enter(|| {
-        let any: IpAddr = if to.is_ipv4() {
-            [0, 0, 0, 0].into()
-        } else {
-            [0_u16; 8].into()
-        };
+        let any = Family::of(to).unspecified();
         for flow in 0..16_usize {
             let socket = UdpSocket::bind((any, 0))?;
             socket.connect((to, PORT))?;
@@ -275,12 +279,12 @@ fn vnet(lab: &Lab, family: Family) -> Result<()> {
             header.extend(payload);
             header
         };
-        let udp = craft::udp(40_000 + flow, PORT, &payload);
+        let udp = frames::udp(40_000 + flow, PORT, &payload);
         let frame = |protocol, bytes: &[u8]| {
             let packet = craft::ip(from, to, protocol, Fragment::Whole, bytes);
-            craft::ethernet(peer, own, craft::ether_type(from), &packet)
+            frames::ethernet(peer, own, craft::ether_type(from), &packet)
         };
-        let (tcp, udp) = (frame(IPPROTO_TCP, &tcp), frame(IPPROTO_UDP, &udp));
+        let (tcp, udp) = (frame(frames::TCP, &tcp), frame(frames::UDP, &udp));
         let right_tcp = VnetHeader {
             flags: VnetHeader::NEEDS_CHECKSUM,
             gso_type: tcp_type,
@@ -525,7 +529,7 @@ fn no_key_is_installed_outbound_twice() -> Result<()> {
     );
     let ping = lab.ping("a", "b", "blue")?.run()?;
     ensure!(ping.received == 0, "{}", ping.output);
-    Counts::of(node)?.at_least(1, "NoOutboundSa", "FromEndpoint")?;
+    DropCounts::of(node)?.at_least(1, Reason::NoOutboundSa, FromEndpoint)?;
     let (own, wire) = (node.desired.vteps[0], capture.stop()?);
     let left = wire.esp_headers().filter(|esp| esp.source == own).count();
     ensure!(
@@ -562,7 +566,7 @@ fn a_gso_packet_without_a_segment_count_is_dropped_before_ipsec() -> Result<()> 
         "filter add dev ovl-hop egress matchall action mirred ingress redirect dev ovl-in",
     )?;
     let to = SocketAddr::new(lab.ip("b", "blue")?, PORT);
-    let before = Counts::of(node)?;
+    let before = DropCounts::of(node)?;
     let sent = each_once(&lab, |lab| {
         let socket = segmenting_udp(lab.netns("a")?, to, SEGMENT)?;
         for _ in 0..20 {
@@ -570,9 +574,9 @@ fn a_gso_packet_without_a_segment_count_is_dropped_before_ipsec() -> Result<()> 
         }
         Ok(())
     })?;
-    Counts::of(node)?
+    DropCounts::of(node)?
         .since(&before)
-        .at_least(20, "GsoSegsZero", "Internal")?;
+        .at_least(20, Reason::GsoSegsZero, Internal)?;
     let packets = sent.headers().count();
     ensure!(packets < 20, "{packets} packets left");
     node.netns.run("tc", "filter del dev ovl-hop egress")?;

@@ -1,13 +1,11 @@
 //! What others change is seen, told, and repaired: the part that needs no IPsec.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use overlay_tests::lab::{
-    Family, Lab, NetworkSpec, Node, NodeSpec, Spec, WIRE, Watcher, eventually, in_test_vm,
+use overlay_tests::{
+    hostile::damage,
+    lab::{Family, Lab, NetworkSpec, NodeSpec, Spec, WIRE, Watcher, eventually, in_test_vm},
 };
 
 /// For each, on a machine that may be emulated and busy.
@@ -44,23 +42,6 @@ fn repaired(
     Ok(repaired)
 }
 
-/// By its pin under TCX, else by the qdisc that holds it.
-fn detach_audit(node: &Node) -> Result<()> {
-    let links = node.map("x").with_file_name("").join("../links");
-    let mut found = false;
-    for entry in fs::read_dir(&links).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().contains("audit") {
-            fs::remove_file(entry.path())?;
-            found = true;
-        }
-    }
-    if !found {
-        let qdisc = format!("qdisc del dev {WIRE} clsact");
-        node.netns.run("tc", &qdisc)?;
-    }
-    Ok(())
-}
-
 #[test]
 fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() -> Result<()> {
     let lab = pair()?;
@@ -74,7 +55,7 @@ fn what_others_change_is_told_and_repaired_and_the_watch_leaves_the_data_path() 
         "underlay_audit detached",
         &["alarm: ", "underlay_audit on ", "is gone"],
         &["attach underlay_audit"],
-        || detach_audit(node),
+        || damage::detach_audit_with_qdisc(node),
     )?];
     times.push(repaired(
         &watch,

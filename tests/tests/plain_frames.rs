@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::lab::{
-    Family, Lab, NetworkSpec, NodeSpec, RawSocket, Spec, checks, eventually, traffic::UdpSink,
+    Family, Lab, NetworkSpec, NodeSpec, RawSocket, Spec, checks, eventually, mac_text,
+    traffic::UdpSink,
 };
 
 const VNI: u32 = 4097;
@@ -203,8 +204,7 @@ fn arp_and_neighbour_discovery_are_answered_without_the_wire() -> Result<()> {
     lab.ping("a", "b", "green")?.lossless()?;
     let (a, to) = (lab.container("a")?, lab.ip_of("b", "green", Family::V6)?);
     overlay_tests::lab::traffic::Ping::new(&a.netns, to).lossless()?;
-    let mac = lab.container("b")?.attachment("green")?.mac;
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mac = mac_text(lab.container("b")?.attachment("green")?.mac);
     for ip in &lab.container("b")?.attachment("green")?.addresses {
         let neighbour = a.netns.ip(&format!("neigh show {ip}"))?;
         ensure!(neighbour.contains(&mac), "{ip}: {neighbour}");

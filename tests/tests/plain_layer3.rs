@@ -11,18 +11,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use overlay_ebpf::abi::{Direction, DropReason as Reason};
 use overlay_tests::{
-    hostile2::{
-        Counts,
+    hostile::{
+        DropCounts,
         craft::{self, Fragment, VXLAN_PORT},
     },
     lab::{Family, Lab, NetworkSpec, Node, NodeSpec, RawSocket, Spec},
+    testrun::frames,
 };
 
 const VNI: u32 = 4097;
 const TUNNEL: &str = "tun0";
-const UDP: u8 = 17;
-const ESP: u8 = 50;
 
 /// The far side of a tun device: reads what left it.
 struct Tun(File);
@@ -96,41 +96,49 @@ fn packets_without_an_ethernet_header_are_audited_and_plain_networks_refused() -
     );
 
     let socket = RawSocket::open(&node.netns, TUNNEL)?;
-    let vxlan = |vni| craft::udp(50_000, VXLAN_PORT, &craft::vxlan(vni, &[0x5a; 60]));
+    let vxlan = |vni| frames::udp(50_000, VXLAN_PORT, &frames::vxlan(vni, &[0x5a; 60]));
     let packet =
         |protocol, fragment, payload: &[u8]| craft::ip(own, peer, protocol, fragment, payload);
     for (name, packet, reason) in [
         (
             "injected VXLAN",
-            packet(UDP, Fragment::Whole, &vxlan(VNI)),
-            Some("LocalInjection"),
+            packet(frames::UDP, Fragment::Whole, &vxlan(VNI)),
+            Some(Reason::LocalInjection),
         ),
         (
             "VXLAN of an unknown VNI",
-            packet(UDP, Fragment::Whole, &vxlan(5000)),
-            Some("CleartextEncryptedVni"),
+            packet(frames::UDP, Fragment::Whole, &vxlan(5000)),
+            Some(Reason::CleartextEncryptedVni),
         ),
         (
             "a fragment",
-            packet(UDP, Fragment::Last { offset: 20 }, &vxlan(VNI)),
-            Some("UnderlayFragment"),
+            packet(frames::UDP, Fragment::Last { offset: 20 }, &vxlan(VNI)),
+            Some(Reason::UnderlayFragment),
         ),
-        ("ESP", packet(ESP, Fragment::Whole, &[0x5a; 80]), None),
+        (
+            "ESP",
+            packet(frames::ESP, Fragment::Whole, &[0x5a; 80]),
+            None,
+        ),
         (
             "UDP to another port",
-            packet(UDP, Fragment::Whole, &craft::udp(50_000, 53, &[0x5a; 40])),
+            packet(
+                frames::UDP,
+                Fragment::Whole,
+                &frames::udp(50_000, 53, &[0x5a; 40]),
+            ),
             None,
         ),
     ] {
-        let before = Counts::of(node)?;
+        let before = DropCounts::of(node)?;
         // The sender of a packet that TC drops is told ENOBUFS.
         let sent = socket.send(&packet);
         ensure!(sent.is_ok() == reason.is_none(), "{name}: {sent:?}");
         let left = tun.carries(&packet)?;
-        let dropped = Counts::of(node)?.since(&before);
+        let dropped = DropCounts::of(node)?.since(&before);
         ensure!(left == reason.is_none(), "{name}: left {left}, {dropped}");
         if let Some(reason) = reason {
-            dropped.at_least(1, reason, "ToUnderlay")?;
+            dropped.at_least(1, reason, Direction::ToUnderlay)?;
         }
     }
 

@@ -1,11 +1,9 @@
-//! The counters of the three barriers.
+//! What the three barriers have dropped.
 
-use std::fs;
-
-use anyhow::{Context as _, Result, ensure};
-use overlay_agent::kernel::bpf::Pinned;
+use anyhow::{Result, ensure};
 use overlay_ebpf::abi::{Direction, DropReason};
 
+use super::{DropCounts, xfrm_statistic};
 use crate::lab::Node;
 
 /// What each barrier of a node has dropped, in packets.
@@ -20,19 +18,12 @@ pub struct Barriers {
 }
 
 impl Barriers {
-    pub fn read(node: &Node) -> Result<Self> {
-        let drops = Pinned::open(node.pins())?
-            .context("no data plane is pinned")?
-            .drops()?;
-        let count = |reason, direction| {
-            drops
-                .get(&(reason, direction))
-                .map_or(0, |count| count.packets)
-        };
+    pub fn of(node: &Node) -> Result<Self> {
+        let drops = DropCounts::of(node)?;
         Ok(Self {
-            no_outbound_sa: count(DropReason::NoOutboundSa, Direction::FromEndpoint),
-            block_policy: blocked(node)?,
-            audit: count(DropReason::CleartextEncryptedVni, Direction::ToUnderlay),
+            no_outbound_sa: drops.get(DropReason::NoOutboundSa, Direction::FromEndpoint),
+            block_policy: xfrm_statistic(&node.netns, "XfrmOutPolBlock")?,
+            audit: drops.get(DropReason::CleartextEncryptedVni, Direction::ToUnderlay),
         })
     }
 
@@ -56,19 +47,4 @@ impl Barriers {
         }
         Ok(())
     }
-}
-
-/// `XfrmOutPolBlock` (net/xfrm/xfrm_proc.c).
-fn blocked(node: &Node) -> Result<u64> {
-    // `/proc/net` is that of the process, which is in another namespace than this thread.
-    let text = node
-        .netns
-        .enter(|| fs::read_to_string("/proc/thread-self/net/xfrm_stat"))?
-        .context("read xfrm_stat")?;
-    text.lines()
-        .find_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next()? == "XfrmOutPolBlock").then(|| words.next()?.parse().ok())?
-        })
-        .with_context(|| format!("no XfrmOutPolBlock in {text}"))
 }

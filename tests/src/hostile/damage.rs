@@ -52,21 +52,36 @@ fn policies(node: &Node) -> Result<String> {
 
 /// Takes `underlay_audit` (barrier 3) off the wire.
 pub fn detach_audit(node: &Node) -> Result<()> {
-    let mut found = false;
-    for entry in fs::read_dir(node.pins().join(version()).join("links"))? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("underlay_audit-") {
-            fs::remove_file(&path).with_context(|| format!("unpin {}", path.display()))?;
-            found = true;
-        }
-    }
     // Before TCX (6.6) it is a filter of clsact.
-    if !found {
+    if !unpin_audit(node)? {
         node.netns
             .run("tc", &format!("filter del dev {WIRE} egress"))?;
     }
     Ok(())
+}
+
+/// As [`detach_audit`]; before TCX with the qdisc that holds it, and all else that is there.
+pub fn detach_audit_with_qdisc(node: &Node) -> Result<()> {
+    if !unpin_audit(node)? {
+        node.netns
+            .run("tc", &format!("qdisc del dev {WIRE} clsact"))?;
+    }
+    Ok(())
+}
+
+/// Removes the audit's links; false if there are none.
+fn unpin_audit(node: &Node) -> Result<bool> {
+    let mut found = false;
+    let links = node.pins().join(version()).join("links");
+    for entry in fs::read_dir(links).into_iter().flatten() {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("underlay_audit") {
+            fs::remove_file(&path).with_context(|| format!("unpin {}", path.display()))?;
+            found = true;
+        }
+    }
+    Ok(found)
 }
 
 /// Flushes every rule, table and chain of the firewall.

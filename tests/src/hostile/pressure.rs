@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -130,19 +130,12 @@ impl Drop for Pressure {
     }
 }
 
-fn any(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    }
-}
-
 fn markers(length: usize) -> Vec<u8> {
     MARKER.iter().copied().cycle().take(length).collect()
 }
 
 fn send(ip: IpAddr, number: u8, stop: &AtomicBool, paused: &AtomicBool) {
-    let Ok(socket) = UdpSocket::bind((any(Family::of(ip)), 0)) else {
+    let Ok(socket) = UdpSocket::bind((Family::of(ip).unspecified(), 0)) else {
         return;
     };
     let mut datagram = markers(DATAGRAM);
@@ -163,7 +156,7 @@ fn receive(
 ) -> Result<()> {
     // IPv4 arrives there, too.
     let socket = netns
-        .enter(|| UdpSocket::bind((any(Family::V6), UDP_PORT)))?
+        .enter(|| UdpSocket::bind((Family::V6.unspecified(), UDP_PORT)))?
         .context("listen for datagrams")?;
     socket.set_read_timeout(Some(TICK))?;
     let stop = Arc::clone(stop);
@@ -183,7 +176,7 @@ fn receive(
 }
 
 fn serve(received: &AtomicU64, stop: &AtomicBool) -> Result<()> {
-    let listener = TcpListener::bind((any(Family::V4), TCP_PORT))?;
+    let listener = TcpListener::bind((Family::V4.unspecified(), TCP_PORT))?;
     listener.set_nonblocking(true)?;
     let mut connections: Vec<TcpStream> = Vec::new();
     let mut buffer = vec![0; 65536];

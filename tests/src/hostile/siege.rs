@@ -20,7 +20,7 @@ const MEANWHILE: Duration = Duration::from_millis(700);
 const RECOVERY: Duration = Duration::from_secs(60);
 
 /// Two nodes with an encrypted network between containers `a` and `b`, not yet applied.
-pub fn pair(family: Family) -> Spec {
+fn pair(family: Family) -> Spec {
     let node = || NodeSpec::new().family(family);
     Spec::new()
         .network(NetworkSpec::encrypted(NETWORK, VNI))

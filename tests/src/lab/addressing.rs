@@ -19,6 +19,14 @@ impl Family {
         }
     }
 
+    /// The address of a socket that is bound to none.
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
     pub(super) fn chosen(ipv4: bool, ipv6: bool) -> impl Iterator<Item = Self> {
         [ipv4.then_some(Self::V4), ipv6.then_some(Self::V6)]
             .into_iter()
@@ -93,7 +101,7 @@ pub(super) fn routed_vtep(family: Family, node: u8) -> (IpAddr, IpAddr, u8) {
 }
 
 /// As the `overlay` command and `ip` write it.
-pub(super) fn mac_text(mac: [u8; 6]) -> String {
+pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

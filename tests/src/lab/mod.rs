@@ -53,9 +53,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use self::raw_socket::set_option;
+pub(crate) use self::raw_socket::{bind_packet_socket, packet_socket, set_mark, set_option};
 pub use self::{
-    addressing::Family,
+    addressing::{Family, mac_text},
     desired::{Desired, Endpoint, Network, Peer, RemoteEndpoint, Transmit},
     keyring::{Keyring, SaKey},
     netns::Netns,

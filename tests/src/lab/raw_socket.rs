@@ -81,8 +81,8 @@ impl RawSocket {
     fn with_options(netns: &Netns, device: &str, ignore_own: bool, vnet: bool) -> Result<Self> {
         netns
             .enter(|| {
-                let socket = unbound()?;
-                bind(&socket, device)?;
+                let socket = packet_socket()?;
+                bind_packet_socket(&socket, interface_index(device)?)?;
                 let large: libc::c_int = 64 << 20;
                 set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, large)?;
                 if ignore_own {
@@ -98,11 +98,9 @@ impl RawSocket {
             .with_context(|| format!("open a packet socket on {device} in {}", netns.name()))
     }
 
-    /// Marks every packet that it sends (`SO_MARK`).
+    /// Marks every packet that it sends.
     pub fn set_mark(&self, mark: u32) -> Result<()> {
-        let value = libc::c_int::from_ne_bytes(mark.to_ne_bytes());
-        set_option(&self.socket, libc::SOL_SOCKET, libc::SO_MARK, value)
-            .context("mark a packet socket")
+        set_mark(&self.socket, mark).context("mark a packet socket")
     }
 
     /// Sends a frame from its Ethernet header on.
@@ -169,7 +167,7 @@ impl RawSocket {
 }
 
 /// A packet socket that receives nothing yet, because protocol 0 is none.
-pub(super) fn unbound() -> io::Result<OwnedFd> {
+pub(crate) fn packet_socket() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -179,12 +177,12 @@ pub(super) fn unbound() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Lets it receive all protocols on a device of this thread's namespace.
-pub(super) fn bind(socket: &OwnedFd, device: &str) -> io::Result<()> {
+/// Lets it receive all protocols on the device with this index in its namespace.
+pub(crate) fn bind_packet_socket(socket: &OwnedFd, index: u32) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: interface_index(device)?,
+        sll_ifindex: libc::c_int::try_from(index).map_err(io::Error::other)?,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
@@ -206,14 +204,19 @@ pub(super) fn bind(socket: &OwnedFd, device: &str) -> io::Result<()> {
 
 /// The index of a device of this thread's namespace. Not `/sys/class/net`, which belongs to the
 /// namespace in which it was mounted.
-fn interface_index(device: &str) -> io::Result<libc::c_int> {
+pub(super) fn interface_index(device: &str) -> io::Result<u32> {
     let name = std::ffi::CString::new(device)?;
     // SAFETY: `name` is a C string that outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     if index == 0 {
         return Err(io::Error::last_os_error());
     }
-    libc::c_int::try_from(index).map_err(io::Error::other)
+    Ok(index)
+}
+
+/// Marks every packet that a socket sends (`SO_MARK`).
+pub(crate) fn set_mark(socket: &impl AsRawFd, mark: u32) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_MARK, mark)
 }
 
 /// Sets an option whose value is an int or a structure of C.

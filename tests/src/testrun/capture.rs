@@ -3,14 +3,17 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    net::UdpSocket,
     time::{Duration, Instant},
 };
+
+use crate::lab::{bind_packet_socket, packet_socket};
 
 /// Packet sockets on some devices.
 #[derive(Debug)]
 pub struct Capture {
-    sockets: BTreeMap<u32, OwnedFd>,
+    // `UdpSocket` only for its receive calls, which suit any socket.
+    sockets: BTreeMap<u32, UdpSocket>,
 }
 
 impl Capture {
@@ -64,59 +67,22 @@ fn is_the_kernels(frame: &[u8]) -> bool {
         && (frame[22..38] == [0; 16] || frame[22] == 0xfe && frame[23] & 0xc0 == 0x80)
 }
 
-fn listen(device: u32) -> io::Result<OwnedFd> {
-    let every = (libc::ETH_P_ALL as u16).to_be();
-    // SAFETY: no pointers; the result is checked.
-    let number = unsafe {
-        libc::socket(
-            libc::AF_PACKET,
-            libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            0,
-        )
-    };
-    if number < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that nobody else owns.
-    let socket = unsafe { OwnedFd::from_raw_fd(number) };
-    // SAFETY: an all-zero `sockaddr_ll` is valid.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = every;
-    address.sll_ifindex = device as i32;
-    // SAFETY: the address outlives the call and has the length given.
-    let bound = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as u32,
-        )
-    };
-    if bound < 0 {
-        return Err(io::Error::last_os_error());
-    }
+fn listen(device: u32) -> io::Result<UdpSocket> {
+    let socket = packet_socket()?;
+    bind_packet_socket(&socket, device)?;
+    let socket = UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
-    let mut buffer = vec![0u8; 1 << 16];
-    // SAFETY: the buffer outlives the call and has the length given.
-    let length = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            0,
-        )
-    };
-    if length < 0 {
-        let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::WouldBlock {
-            Ok(None)
-        } else {
-            Err(error)
-        };
+fn receive(socket: &UdpSocket) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = vec![0; 1 << 16];
+    match socket.recv(&mut buffer) {
+        Ok(length) => {
+            buffer.truncate(length);
+            Ok(Some(buffer))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
-    buffer.truncate(length as usize);
-    Ok(Some(buffer))
 }

@@ -35,6 +35,22 @@ fn endpoint(netns: NetnsRef) -> EndpointLink {
     }
 }
 
+async fn create(handle: &Handle, wanted: &EndpointLink) {
+    endpoint_link::create(handle, &device(), wanted)
+        .await
+        .unwrap();
+}
+
+async fn refusal(handle: &Handle, wanted: &EndpointLink) -> Error {
+    endpoint_link::create(handle, &device(), wanted)
+        .await
+        .unwrap_err()
+}
+
+async fn observed(handle: &Handle) -> EndpointLink {
+    endpoint_link::observe(handle).await.unwrap()[&device()].clone()
+}
+
 #[test]
 fn pair_is_created_observed_and_detached() {
     inside(|| async {
@@ -43,9 +59,7 @@ fn pair_is_created_observed_and_detached() {
         let wanted = endpoint(container.reference());
         let device = device();
         for _ in 0..2 {
-            endpoint_link::create(&handle, &device, &wanted)
-                .await
-                .unwrap();
+            create(&handle, &wanted).await;
             let observed = endpoint_link::observe(&handle).await.unwrap();
             assert_eq!(observed, [(device.clone(), wanted.clone())].into());
         }
@@ -110,9 +124,7 @@ fn container_cannot_reach_the_host_without_a_program() {
         command("ip link add up0 type veth peer name up1");
         command("ip addr add 10.0.9.1/24 dev up0");
         command("ip link set up0 up");
-        endpoint_link::create(&handle, &device(), &endpoint(container.reference()))
-            .await
-            .unwrap();
+        create(&handle, &endpoint(container.reference())).await;
         let path = container.reference();
         let NetnsRef::Path(path) = path else {
             unreachable!()
@@ -143,9 +155,7 @@ fn changes_inside_and_outside_are_seen_and_repaired() {
         let container = Namespace::new();
         let wanted = endpoint(container.reference());
         let device = device();
-        endpoint_link::create(&handle, &device, &wanted)
-            .await
-            .unwrap();
+        create(&handle, &wanted).await;
         let index = json(&format!("ip -j link show {device}"))[0]["ifindex"].clone();
         let within = |line: &str| {
             container.command(line);
@@ -176,22 +186,18 @@ fn changes_inside_and_outside_are_seen_and_repaired() {
         ];
         for (name, change) in changes {
             change();
-            let observed = endpoint_link::observe(&handle).await.unwrap();
-            assert_ne!(observed[&device], wanted, "{name}");
-            endpoint_link::create(&handle, &device, &wanted)
-                .await
-                .unwrap();
-            let observed = endpoint_link::observe(&handle).await.unwrap();
-            assert_eq!(observed[&device], wanted, "{name}");
+            assert_ne!(observed(&handle).await, wanted, "{name}");
+            create(&handle, &wanted).await;
+            assert_eq!(observed(&handle).await, wanted, "{name}");
         }
         assert_eq!(
             json(&format!("ip -j link show {device}"))[0]["ifindex"],
             index
         );
         within("ip addr add 192.168.5.5/24 dev eth0");
-        let observed = endpoint_link::observe(&handle).await.unwrap();
         assert_eq!(
-            observed[&device], wanted,
+            observed(&handle).await,
+            wanted,
             "an address of the container's own is no drift"
         );
     });
@@ -203,37 +209,20 @@ fn renamed_or_moved_interface_is_replaced() {
         let handle = Handle::open().unwrap();
         let (container, elsewhere) = (Namespace::new(), Namespace::new());
         let wanted = endpoint(container.reference());
-        let device = device();
-        endpoint_link::create(&handle, &device, &wanted)
-            .await
-            .unwrap();
+        create(&handle, &wanted).await;
         container.command("ip link set eth0 down");
         container.command("ip link set eth0 name eth7");
-        assert_ne!(
-            endpoint_link::observe(&handle).await.unwrap()[&device],
-            wanted
-        );
-        endpoint_link::create(&handle, &device, &wanted)
-            .await
-            .unwrap();
-        assert_eq!(
-            endpoint_link::observe(&handle).await.unwrap()[&device],
-            wanted
-        );
+        assert_ne!(observed(&handle).await, wanted);
+        create(&handle, &wanted).await;
+        assert_eq!(observed(&handle).await, wanted);
 
         let NetnsRef::Path(path) = elsewhere.reference() else {
             unreachable!()
         };
         container.command(&format!("ip link set eth0 netns {}", path.display()));
-        let observed = endpoint_link::observe(&handle).await.unwrap();
-        assert!(observed[&device].altered.is_some());
-        endpoint_link::create(&handle, &device, &wanted)
-            .await
-            .unwrap();
-        assert_eq!(
-            endpoint_link::observe(&handle).await.unwrap()[&device],
-            wanted
-        );
+        assert!(observed(&handle).await.altered.is_some());
+        create(&handle, &wanted).await;
+        assert_eq!(observed(&handle).await, wanted);
         assert!(!elsewhere.command("ip -o link").contains("eth0"));
     });
 }
@@ -244,9 +233,7 @@ fn end_of_the_namespace_ends_the_pair() {
         let handle = Handle::open().unwrap();
         let container = Namespace::new();
         let wanted = endpoint(container.reference());
-        endpoint_link::create(&handle, &device(), &wanted)
-            .await
-            .unwrap();
+        create(&handle, &wanted).await;
         drop(container);
         for attempt in 0.. {
             if endpoint_link::observe(&handle).await.unwrap().is_empty() {
@@ -255,9 +242,7 @@ fn end_of_the_namespace_ends_the_pair() {
             assert!(attempt < 50, "the host side is still there");
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
-        let refused = endpoint_link::create(&handle, &device(), &wanted)
-            .await
-            .unwrap_err();
+        let refused = refusal(&handle, &wanted).await;
         assert!(matches!(refused, Error::Netns(_)), "{refused}");
         assert!(!command("ip -o link").contains("ovle"));
     });
@@ -270,9 +255,7 @@ fn taken_names_are_refused_and_nothing_is_left() {
         let container = Namespace::new();
         let wanted = endpoint(container.reference());
         container.command("ip link add eth0 type bridge");
-        let refused = endpoint_link::create(&handle, &device(), &wanted)
-            .await
-            .unwrap_err();
+        let refused = refusal(&handle, &wanted).await;
         assert!(
             matches!(&refused, Error::InterfaceTaken { interface, .. } if interface == "eth0"),
             "{refused}"
@@ -281,18 +264,14 @@ fn taken_names_are_refused_and_nothing_is_left() {
         container.command("ip link del eth0");
 
         command(&format!("ip link add {} type bridge", device()));
-        let refused = endpoint_link::create(&handle, &device(), &wanted)
-            .await
-            .unwrap_err();
+        let refused = refusal(&handle, &wanted).await;
         assert!(matches!(refused, Error::DeviceTaken { .. }), "{refused}");
         assert!(!container.command("ip -o link").contains("eth0"));
         command(&format!("ip link del {}", device()));
 
         let mut bad = wanted;
         bad.addresses.insert(("0.0.0.0".parse().unwrap(), 99));
-        endpoint_link::create(&handle, &device(), &bad)
-            .await
-            .unwrap_err();
+        refusal(&handle, &bad).await;
         assert!(!command("ip -o link").contains("ovle"));
         assert!(!container.command("ip -o link").contains("eth0"));
     });
@@ -303,9 +282,7 @@ fn hosts_own_namespace_is_refused() {
     inside(|| async {
         let handle = Handle::open().unwrap();
         let own = NetnsRef::Path("/proc/thread-self/ns/net".into());
-        let refused = endpoint_link::create(&handle, &device(), &endpoint(own))
-            .await
-            .unwrap_err();
+        let refused = refusal(&handle, &endpoint(own)).await;
         assert!(matches!(refused, Error::HostNetns { .. }), "{refused}");
     });
 }
@@ -349,11 +326,8 @@ fn namespaces_are_found_by_pid_and_by_name() {
         let named = Named(name.clone());
         for netns in [NetnsRef::Pid(pid), NetnsRef::Name(name)] {
             let wanted = endpoint(netns);
-            endpoint_link::create(&handle, &device(), &wanted)
-                .await
-                .unwrap();
-            let observed = endpoint_link::observe(&handle).await.unwrap();
-            assert_eq!(observed[&device()], wanted);
+            create(&handle, &wanted).await;
+            assert_eq!(observed(&handle).await, wanted);
             endpoint_link::detach(&handle, &device()).await.unwrap();
         }
         drop((sleeper, named));

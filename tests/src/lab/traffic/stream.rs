@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::TICK;
-use crate::lab::Netns;
+use crate::lab::{Family, Netns};
 
 /// A running stream. Its server is a [`super::UdpEcho`].
 #[derive(Debug)]
@@ -112,10 +112,7 @@ fn run(
     stop: &Arc<AtomicBool>,
     ready: &std::sync::mpsc::Sender<()>,
 ) -> Result<StreamResult> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
+    let any = Family::of(to.ip()).unspecified();
     let socket = UdpSocket::bind((any, 0)).context("open a UDP socket")?;
     socket
         .connect(to)

@@ -17,8 +17,9 @@ use anyhow::{Context as _, Result};
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::lab::{
-    Netns,
-    raw_socket::{PACKET_IGNORE_OUTGOING, bind, set_option, unbound},
+    Netns, bind_packet_socket, packet_socket,
+    raw_socket::{PACKET_IGNORE_OUTGOING, interface_index},
+    set_option,
 };
 
 /// A block holds frames of any length, one after the other.
@@ -65,7 +66,7 @@ impl Ring {
     }
 
     fn open_here(device: &str, ignore_outgoing: bool) -> io::Result<Self> {
-        let socket = unbound()?;
+        let socket = packet_socket()?;
         let set = |name, value: libc::c_int| set_option(&socket, libc::SOL_PACKET, name, value);
         set(
             libc::PACKET_VERSION,
@@ -85,7 +86,7 @@ impl Ring {
         };
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_RX_RING, ring)?;
         let memory = MmapOptions::new().len(BLOCK * BLOCKS).map_raw(&socket)?;
-        bind(&socket, device)?;
+        bind_packet_socket(&socket, interface_index(device)?)?;
         Ok(Self {
             socket,
             memory,

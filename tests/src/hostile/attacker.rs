@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 
 use super::craft::{self, Fragment};
-use crate::lab::{Lab, Netns, RawSocket, WIRE};
+use crate::{
+    lab::{Lab, Netns, RawSocket, WIRE, mac_text},
+    testrun::frames,
+};
 
-const IPPROTO_UDP: u8 = 17;
 const SOURCE_PORT: u16 = 0xc0de;
 
 /// A namespace on the switch of a lab.
@@ -40,7 +42,7 @@ impl Attacker {
         switch.set_sysctl(&format!("net/ipv6/conf/{port}/disable_ipv6"), "1")?;
         switch.ip(&format!("link set {port} master br0 up"))?;
         netns.run("ethtool", &format!("-K {WIRE} tx off tso off gso off"))?;
-        netns.ip(&format!("link set {WIRE} address {} up", text(mac)))?;
+        netns.ip(&format!("link set {WIRE} address {} up", mac_text(mac)))?;
         let wire = RawSocket::open(&netns, WIRE)?;
         Ok(Self { netns, wire, mac })
     }
@@ -56,7 +58,7 @@ impl Attacker {
         payload: &[u8],
     ) -> Result<()> {
         let packet = craft::ip(source, destination, protocol, fragment, payload);
-        let frame = craft::ethernet(to, self.mac, craft::ether_type(source), &packet);
+        let frame = frames::ethernet(to, self.mac, craft::ether_type(source), &packet);
         self.wire.send(&frame)
     }
 
@@ -68,12 +70,12 @@ impl Attacker {
         destination: IpAddr,
         vxlan: &[u8],
     ) -> Result<()> {
-        let datagram = craft::udp(SOURCE_PORT, craft::VXLAN_PORT, vxlan);
+        let datagram = frames::udp(SOURCE_PORT, craft::VXLAN_PORT, vxlan);
         self.send(
             to,
             source,
             destination,
-            IPPROTO_UDP,
+            frames::UDP,
             Fragment::Whole,
             &datagram,
         )
@@ -89,10 +91,6 @@ impl Attacker {
             .copy_from_slice(&self.mac);
         self.wire.send(&frame)
     }
-}
-
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The MAC of a device.

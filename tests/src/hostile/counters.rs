@@ -1,50 +1,31 @@
 //! Counters that a refusal leaves behind.
 
-use std::{collections::BTreeMap, fmt, process::Command};
+use std::{collections::BTreeMap, fmt, fs};
 
 use anyhow::{Context as _, Result, ensure};
+use overlay_agent::kernel::bpf::Pinned;
+use overlay_ebpf::abi::{Direction, DropReason};
 use serde_json::Value;
 
-use crate::lab::{Netns, Node, command};
+use crate::lab::{Netns, Node};
 
 /// Drops of a node, in packets, by reason and direction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts(BTreeMap<(String, String), u64>);
+pub struct DropCounts(BTreeMap<(DropReason, Direction), u64>);
 
-impl Counts {
+impl DropCounts {
     /// Reads those of a node: from its map, as `show` looks at much more and takes its time.
     pub fn of(node: &Node) -> Result<Self> {
-        let mut bpftool = Command::new("bpftool");
-        bpftool.args(["-j", "map", "dump", "pinned"]);
-        bpftool.arg(node.map("drops"));
-        let text = command::capture(&mut bpftool, command::QUICK)?;
-        let listing: Value = serde_json::from_str(&text).context("read what bpftool says")?;
-        let mut counts = Self::default();
-        for entry in listing.as_array().into_iter().flatten() {
-            let entry = &entry["formatted"];
-            let word = |name: &str| {
-                let word = entry["key"][name].as_str().map(str::to_owned);
-                word.with_context(|| format!("no {name} in {entry}"))
-            };
-            let packets: u64 = entry["values"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|cpu| cpu["value"]["packets"].as_u64())
-                .sum();
-            if packets > 0 {
-                counts
-                    .0
-                    .insert((word("reason")?, word("direction")?), packets);
-            }
-        }
-        Ok(counts)
+        let drops = Pinned::open(node.pins())?
+            .context("no data plane is pinned")?
+            .drops()?;
+        let packets = drops.into_iter().map(|(key, count)| (key, count.packets));
+        Ok(Self(packets.filter(|(_, count)| *count > 0).collect()))
     }
 
     /// Packets.
-    pub fn get(&self, reason: &str, direction: &str) -> u64 {
-        let key = (reason.to_owned(), direction.to_owned());
-        self.0.get(&key).copied().unwrap_or(0)
+    pub fn get(&self, reason: DropReason, direction: Direction) -> u64 {
+        self.0.get(&(reason, direction)).copied().unwrap_or(0)
     }
 
     /// What was added since an earlier reading.
@@ -54,7 +35,7 @@ impl Counts {
                 .iter()
                 .map(|(key, count)| {
                     let earlier = before.0.get(key).copied().unwrap_or(0);
-                    (key.clone(), count.saturating_sub(earlier))
+                    (*key, count.saturating_sub(earlier))
                 })
                 .filter(|(_, count)| *count > 0)
                 .collect(),
@@ -62,22 +43,22 @@ impl Counts {
     }
 
     /// An error unless a reason rose by at least this many packets.
-    pub fn at_least(&self, count: u64, reason: &str, direction: &str) -> Result<()> {
+    pub fn at_least(&self, count: u64, reason: DropReason, direction: Direction) -> Result<()> {
         ensure!(
             self.get(reason, direction) >= count,
-            "{reason} of {direction} did not rise by {count}: {self}"
+            "{reason:?} of {direction:?} did not rise by {count}: {self}"
         );
         Ok(())
     }
 }
 
-impl fmt::Display for Counts {
+impl fmt::Display for DropCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("nothing was dropped");
         }
         for ((reason, direction), count) in &self.0 {
-            write!(f, "[{reason} {direction}: {count}] ")?;
+            write!(f, "[{reason:?} {direction:?}: {count}] ")?;
         }
         Ok(())
     }
@@ -85,7 +66,10 @@ impl fmt::Display for Counts {
 
 /// A counter of `/proc/net/xfrm_stat` of a namespace (Documentation/networking/xfrm_proc.rst).
 pub fn xfrm_statistic(netns: &Netns, name: &str) -> Result<u64> {
-    let text = netns.run("cat", "/proc/net/xfrm_stat")?;
+    // `/proc/net` is that of the process, which is in another namespace than this thread.
+    let text = netns
+        .enter(|| fs::read_to_string("/proc/thread-self/net/xfrm_stat"))?
+        .context("read xfrm_stat")?;
     text.lines()
         .filter_map(|line| line.split_once(char::is_whitespace))
         .find(|(found, _)| *found == name)

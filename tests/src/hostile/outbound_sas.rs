@@ -1,55 +1,10 @@
-//! Whether a nonce was used twice.
-//!
-//! The nonce of AES-GCM in ESP is salt ‖ IV (RFC 4106 section 4); the salt is part of the key, so
-//! within an SA the IV decides. The kernel makes the IV out of the sequence number; both are
-//! checked.
+//! What the kernel has sent with its outbound SAs.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::lab::{Netns, wire::Esp};
-
-/// An SA on the wire: source, destination, SPI.
-pub type Sa = (IpAddr, IpAddr, u32);
-
-/// A nonce, or what makes one, that was used before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repetition {
-    Sequence { sa: Sa, sequence: u32 },
-    Iv { sa: Sa, iv: [u8; 8] },
-}
-
-impl fmt::Display for Repetition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sequence { sa, sequence } => {
-                write!(f, "SPI {:#x}: sequence number {sequence} twice", sa.2)
-            }
-            Self::Iv { sa, iv } => write!(f, "SPI {:#x}: IV {iv:02x?} twice", sa.2),
-        }
-    }
-}
-
-/// The first repetition among the headers.
-pub fn repetition(headers: impl IntoIterator<Item = Esp>) -> Option<Repetition> {
-    let (mut sequences, mut ivs) = (BTreeSet::new(), BTreeSet::new());
-    for esp in headers {
-        let sa = (esp.source, esp.destination, esp.spi);
-        if !sequences.insert((sa, esp.sequence)) {
-            let sequence = esp.sequence;
-            return Some(Repetition::Sequence { sa, sequence });
-        }
-        if !ivs.insert((sa, esp.iv)) {
-            return Some(Repetition::Iv { sa, iv: esp.iv });
-        }
-    }
-    None
-}
+use crate::lab::Netns;
 
 /// What the kernel knows of an SA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,42 +64,6 @@ fn one(words: &[&str]) -> Option<(u32, OutboundSa)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn esp(spi: u32, sequence: u32, iv: u8) -> Esp {
-        Esp {
-            source: "192.0.2.1".parse().unwrap(),
-            destination: "192.0.2.2".parse().unwrap(),
-            spi,
-            sequence,
-            iv: [iv; 8],
-        }
-    }
-
-    #[test]
-    fn distinct_nonces_pass_also_with_the_same_numbers_in_two_sas() {
-        let sent = [esp(1, 1, 1), esp(1, 2, 2), esp(2, 1, 1), esp(2, 2, 2)];
-        assert_eq!(repetition(sent), None);
-        let elsewhere = Esp {
-            destination: "192.0.2.3".parse().unwrap(),
-            ..esp(1, 1, 1)
-        };
-        assert_eq!(repetition([esp(1, 1, 1), elsewhere]), None);
-    }
-
-    #[test]
-    fn a_repeated_sequence_number_is_found() {
-        let sent = [esp(1, 1, 1), esp(1, 2, 2), esp(1, 1, 3)];
-        assert!(matches!(
-            repetition(sent),
-            Some(Repetition::Sequence { sequence: 1, .. })
-        ));
-    }
-
-    #[test]
-    fn a_repeated_iv_is_found_even_behind_another_sequence_number() {
-        let sent = [esp(1, 1, 7), esp(1, 2, 2), esp(1, 3, 7)];
-        assert!(matches!(repetition(sent), Some(Repetition::Iv { .. })));
-    }
 
     /// As iproute2 6.1 prints it.
     const LISTED: &str = "\

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::lab::{Netns, set_option};
+use crate::lab::{Family, Netns, set_mark, set_option};
 
 /// include/uapi/linux/udp.h
 const UDP_SEGMENT: libc::c_int = 103;
@@ -18,12 +18,7 @@ pub fn marked_udp(netns: &Netns, own: IpAddr, mark: u32) -> Result<UdpSocket> {
     netns
         .enter(|| {
             let socket = UdpSocket::bind((own, 0))?;
-            set_option(
-                &socket,
-                libc::SOL_SOCKET,
-                libc::SO_MARK,
-                mark as libc::c_int,
-            )?;
+            set_mark(&socket, mark)?;
             Ok::<_, io::Error>(socket)
         })?
         .with_context(|| format!("open a marked UDP socket in {}", netns.name()))
@@ -34,12 +29,7 @@ pub fn marked_udp(netns: &Netns, own: IpAddr, mark: u32) -> Result<UdpSocket> {
 pub fn segmenting_udp(netns: &Netns, to: SocketAddr, size: u16) -> Result<UdpSocket> {
     netns
         .enter(|| {
-            let any: SocketAddr = if to.is_ipv4() {
-                ([0, 0, 0, 0], 0).into()
-            } else {
-                ([0_u16; 8], 0).into()
-            };
-            let socket = UdpSocket::bind(any)?;
+            let socket = UdpSocket::bind((Family::of(to.ip()).unspecified(), 0))?;
             socket.connect(to)?;
             set_option(&socket, libc::SOL_UDP, UDP_SEGMENT, libc::c_int::from(size))?;
             Ok::<_, io::Error>(socket)
@@ -64,12 +54,7 @@ pub fn marked_raw_ipv4(netns: &Netns, mark: u32) -> Result<RawIpv4> {
             }
             // SAFETY: `fd` was just opened and nobody else owns it.
             let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-            set_option(
-                &socket,
-                libc::SOL_SOCKET,
-                libc::SO_MARK,
-                mark as libc::c_int,
-            )?;
+            set_mark(&socket, mark)?;
             // A `UdpSocket` only for its send call, which suits any socket.
             Ok::<_, io::Error>(RawIpv4(socket))
         })?
