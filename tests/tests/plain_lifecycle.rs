@@ -1,6 +1,6 @@
 //! Applying again, while traffic runs; and removing everything.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::UdpSocket, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::lab::{
@@ -10,6 +10,7 @@ use overlay_tests::lab::{
 };
 
 const VNI: u32 = 4097;
+const VXLAN_PORT: u16 = 4789;
 
 fn lab() -> Result<Lab> {
     Lab::new(
@@ -39,6 +40,27 @@ fn a_second_apply_changes_nothing_and_show_agrees() -> Result<()> {
             networks.len() == 1 && networks[0]["name"] == "green" && networks[0]["open"] == true
         }));
     }
+    Ok(())
+}
+
+#[test]
+fn show_counts_what_the_firewall_keeps_a_local_process_from_sending() -> Result<()> {
+    let lab = lab()?;
+    let node = &lab.nodes[0];
+    node.apply(&lab.keyring)?;
+    let counted = || -> Result<Option<u64>> {
+        let shown = node.show()?;
+        let mut drops = shown["kernel_drops"].as_array().into_iter().flatten();
+        let drop = drops.find(|drop| drop["counter"] == "local_injection");
+        Ok(drop.and_then(|drop| drop["packets"].as_u64()))
+    };
+    ensure!(counted()? == Some(0), "{:?}", counted()?);
+    let port = (lab.underlay.vtep(2, Family::V4)?, VXLAN_PORT);
+    let sent = node
+        .netns
+        .enter(|| UdpSocket::bind("0.0.0.0:0")?.send_to(b"inject", port))?;
+    ensure!(sent.is_err(), "{sent:?}");
+    ensure!(counted()? == Some(1), "{:?}", counted()?);
     Ok(())
 }
 

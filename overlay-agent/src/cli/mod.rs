@@ -4,6 +4,7 @@ mod apply;
 mod clear;
 mod doctor;
 mod events;
+mod kernel_drops;
 mod keygen;
 mod load;
 #[cfg_attr(not(feature = "aya-log"), path = "no_log.rs")]

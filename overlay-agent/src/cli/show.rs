@@ -3,7 +3,11 @@ use std::collections::BTreeMap;
 use overlay_ebpf::abi::{MacAddr, NetworkFlags, SaDirection};
 use serde::Serialize;
 
-use super::{Failure, Format, Outcome, table};
+use super::{
+    Failure, Format, Outcome,
+    kernel_drops::{self, KernelDrop},
+    table,
+};
 use crate::{
     dataplane::{
         desired::{DataPlane, Settings},
@@ -34,7 +38,10 @@ struct View {
     security_associations: Vec<Sa>,
     endpoints: Vec<Endpoint>,
     attachments: Vec<Attachment>,
+    /// By the programs.
     drops: Vec<Drop>,
+    /// By XFRM and the firewall.
+    kernel_drops: Vec<KernelDrop>,
     /// Steps that would make the kernel equal to what was applied last; `None` without a last apply.
     differences: Option<Vec<String>>,
     problems: Vec<String>,
@@ -201,6 +208,7 @@ async fn view(host: &mut Host, desired: Option<&DataPlane>) -> Result<View, Fail
                 bytes: count.bytes,
             })
             .collect(),
+        kernel_drops: kernel_drops::read().await?,
         differences,
         problems,
     })
@@ -432,6 +440,18 @@ fn render(view: &View) -> String {
                 d.direction.into(),
                 d.packets.to_string(),
                 d.bytes.to_string(),
+                d.text.into(),
+            ]
+        }),
+    );
+    text += &table::render(
+        "Drops by XFRM and the firewall",
+        ["COUNTER", "PACKETS", "BYTES", "MEANING"],
+        &rows(&view.kernel_drops, |d| {
+            [
+                d.counter.clone(),
+                optional(d.packets),
+                optional(d.bytes),
                 d.text.into(),
             ]
         }),
