@@ -80,6 +80,11 @@ const DAMAGE: [Damage; 7] = [
     },
 ];
 
+/// On the default `if_id` of the settings.
+const FOREIGN_SA: &str = "ip xfrm state add src 192.0.2.1 dst SELF proto esp spi 0xbad reqid 99 \
+    if_id 0x6f766c mode transport aead rfc4106(gcm(aes)) \
+    0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223 128";
+
 fn damage(lab: &Lab, node: &Node, command: &str) -> Result<()> {
     let vtep = |index| lab.underlay.vtep(index, Family::V4);
     let command = command
@@ -133,6 +138,14 @@ fn drift_is_repaired_and_nothing_is_in_clear_meanwhile() -> Result<()> {
         follow(&watch, since, case)?;
         works()?;
     }
+    // Not ours to remove.
+    let since = Instant::now();
+    damage(&lab, node, FOREIGN_SA)?;
+    watch.heard(since, &["alarm: state ", "reqid 99"], LIMIT)?;
+    works()?;
+    let states = node.netns.ip("xfrm state")?;
+    ensure!(states.contains("reqid 99"), "it was removed: {states}");
+
     let since = Instant::now();
     damage::detach_audit_with_qdisc(node)?;
     let detached = Damage {

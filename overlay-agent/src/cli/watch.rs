@@ -306,6 +306,9 @@ fn tell(before: Option<&Objects>, facts: Option<&UnderlayFacts>, pass: &reconcil
         for change in drift::underlay(facts, pass.facts) {
             tracing::warn!("underlay: {change}");
         }
+        for conflict in drift::conflicts(facts, pass.facts) {
+            tracing::error!("alarm: {conflict}");
+        }
     }
     if let Some(before) = before {
         for alarm in drift::alarms(before, pass.observed) {

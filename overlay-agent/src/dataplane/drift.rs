@@ -241,12 +241,17 @@ pub fn underlay(before: &UnderlayFacts, now: &UnderlayFacts) -> Vec<String> {
             out.push(format!("VTEP {vtep} is on no device any more"));
         }
     }
-    for conflict in &now.conflicts {
-        if !before.conflicts.contains(conflict) {
-            out.push(format!("{}: {}", conflict.object, conflict.effect));
-        }
-    }
     out
+}
+
+/// XFRM objects of other software that meet our traffic and were not there before, in words: an SA on
+/// our `if_id`, or a policy ahead of ours. They are not ours to remove, so nothing else follows.
+pub fn conflicts(before: &UnderlayFacts, now: &UnderlayFacts) -> Vec<String> {
+    now.conflicts
+        .iter()
+        .filter(|conflict| !before.conflicts.contains(conflict))
+        .map(|conflict| format!("{}: {}", conflict.object, conflict.effect))
+        .collect()
 }
 
 /// How a check of everything ended.
@@ -323,7 +328,8 @@ impl Pace {
 mod tests {
     use super::*;
     use crate::dataplane::{
-        objects::{PolicyKey, StateMode, XFRM},
+        objects::{Conflict, PolicyKey, StateMode, XFRM},
+        problem::Problem,
         reconcile::reconcile,
         testing::{SimulatedKernel, example, facts},
     };
@@ -454,6 +460,36 @@ mod tests {
         assert_eq!(said.len(), 2);
         assert!(said[0].contains("eth2 appeared"), "{said:?}");
         assert!(said[1].contains("MTU 1400"), "{said:?}");
+    }
+
+    #[test]
+    fn a_foreign_sa_on_our_if_id_is_an_alarm_once_and_a_warning_of_every_apply() {
+        let mut kernel = applied();
+        let before = facts(&example());
+        let mut now = before.clone();
+        now.conflicts.push(Conflict {
+            opens: false,
+            object: "state 10.0.0.9 → 10.0.0.1 if_id 0x1".into(),
+            effect: "it delivers to the overlay's xfrm interface".into(),
+        });
+        let said = conflicts(&before, &now);
+        assert!(
+            said.len() == 1
+                && said[0].starts_with("state 10.0.0.9 → 10.0.0.1 if_id 0x1: it delivers"),
+            "{said:?}"
+        );
+        assert_eq!(conflicts(&now, &now), [""; 0]);
+        assert_eq!(underlay(&before, &now), [""; 0]);
+
+        kernel.facts = Some(now);
+        let report = repair(&mut kernel);
+        assert_eq!(report.done, []);
+        assert!(report.is_complete());
+        let warning = |problem: &Problem| {
+            let text = problem.to_string();
+            text.contains("warning") && text.contains("state 10.0.0.9")
+        };
+        assert!(report.problems.iter().any(warning), "{report:?}");
     }
 
     const MS: Duration = Duration::from_millis(1);
