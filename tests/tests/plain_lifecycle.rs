@@ -65,6 +65,39 @@ fn show_counts_what_the_firewall_keeps_a_local_process_from_sending() -> Result<
 }
 
 #[test]
+fn show_names_what_is_gone_and_says_so_by_its_exit_status() -> Result<()> {
+    let lab = lab()?;
+    let node = &lab.nodes[0];
+    node.apply(&lab.keyring)?;
+    let show = || -> Result<(Option<i32>, String)> {
+        let output = node.overlay()?.args(["dataplane", "show"]).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        Ok((output.status.code(), text))
+    };
+    let (status, text) = show()?;
+    ensure!(status == Some(0), "{status:?}: {text}");
+    node.netns.run("nft", "delete table inet overlay")?;
+    let shown = node.show()?;
+    let differences = shown["differences"].as_array();
+    ensure!(
+        differences.is_some_and(|steps| {
+            steps.len() == 1
+                && steps[0]
+                    .as_str()
+                    .is_some_and(|s| s.contains("set firewall"))
+        }),
+        "{:#}",
+        shown["differences"]
+    );
+    let (status, text) = show()?;
+    ensure!(
+        status == Some(1) && text.contains("set firewall"),
+        "{status:?}: {text}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_take_over_under_traffic_loses_nothing() -> Result<()> {
     let lab = lab()?;
     lab.apply()?;
