@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     path::PathBuf,
 };
@@ -176,6 +177,28 @@ pub struct LocalEndpoint {
     pub mac: MacAddr,
     /// Addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Routes over the interface, beside those to the networks of `addresses`.
+    pub routes: Vec<Route>,
+}
+
+/// A route in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Network address and prefix length: no bit beyond the length is set.
+    pub to: (IpAddr, u8),
+    /// The next hop; `None` if the destinations are on the link.
+    pub via: Option<IpAddr>,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, length) = self.to;
+        write!(f, "{address}/{length}")?;
+        match self.via {
+            Some(via) => write!(f, " via {via}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A network namespace, as an operator names it.

@@ -11,7 +11,7 @@ use std::{
 
 use overlay_ebpf::abi::{self, MacAddr, Spi};
 
-use super::desired::{Keying, MapSizes, NetnsRef};
+use super::desired::{Keying, MapSizes, NetnsRef, Route};
 
 /// Device into which `endpoint_tx` sends GSO packets: its transmit path recomputes `gso_segs`.
 pub const HOP: &str = "ovl-hop";
@@ -268,6 +268,7 @@ pub struct EndpointLink {
     pub interface: String,
     pub mac: MacAddr,
     pub addresses: BTreeSet<(IpAddr, u8)>,
+    pub routes: BTreeSet<Route>,
     pub mtu: u32,
     /// What others changed on the pair; `None` in what is wanted. Creating repairs it.
     pub altered: Option<String>,

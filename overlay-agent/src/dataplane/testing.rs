@@ -88,6 +88,16 @@ pub fn local(number: u32, host: u8) -> LocalEndpoint {
         interface: format!("eth{}", number - 4096),
         mac: MacAddr::from_ipv4([10, 0, 0, host]),
         addresses: vec![(format!("10.0.0.{host}").parse().unwrap(), 24)],
+        routes: Vec::new(),
+    }
+}
+
+/// A route of an endpoint of [`local`], to a destination of its network's own.
+pub fn route(number: u32, via: Option<u8>) -> Route {
+    let to = format!("10.{}.0.0", number - 4000).parse().unwrap();
+    Route {
+        to: (to, 16),
+        via: via.map(|host| [10, 0, 0, host].into()),
     }
 }
 
@@ -191,7 +201,11 @@ prop_compose! {
             proptest::option::of(any_peer(3)),
             proptest::option::of(any_peer(4)),
         ),
-        locals in proptest::collection::btree_set((0_u32..3, 1_u8..4), 0..4),
+        locals in proptest::collection::btree_map(
+            (0_u32..3, 1_u8..4),
+            proptest::option::of(proptest::option::of(253_u8..255)),
+            0..4,
+        ),
         remotes in proptest::collection::btree_map((0_u32..3, 1_u8..5), 2_u32..5, 0..5),
         port in prop_oneof![9 => Just(4789_u16), 1 => Just(4790)],
         if_id in prop_oneof![9 => Just(7_u32), 1 => Just(8)],
@@ -227,8 +241,12 @@ prop_compose! {
             .collect();
         desired.local_endpoints = locals
             .into_iter()
-            .filter(|&(number, _)| known(number))
-            .map(|(number, host)| local(4096 + number, host))
+            .filter(|&((number, _), _)| known(number))
+            .map(|((number, host), via)| {
+                let mut local = local(4096 + number, host);
+                local.routes.extend(via.map(|via| route(4096 + number, via)));
+                local
+            })
             .collect();
         desired.remote_endpoints = remotes
             .into_iter()

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use overlay_ebpf::abi::{Lane, MacAddr, PeerIndex, Slot, Vni};
 
 use super::{
-    desired::{DataPlane, Direction, Keying, Peer, Settings},
+    desired::{DataPlane, Direction, Keying, LocalEndpoint, NetnsRef, Peer, Route, Settings},
     key_id::KeyId,
     problem::{Problem, Subject},
 };
@@ -109,6 +109,18 @@ pub enum Invalid {
         second: String,
         interface: String,
     },
+    #[error("{endpoint}: route to {route}: {why}")]
+    Route {
+        endpoint: String,
+        route: Route,
+        why: RouteFault,
+    },
+    #[error("{second} leads to {network}, and so does {first} in the same namespace: remove one")]
+    DuplicateRoute {
+        first: String,
+        second: String,
+        network: String,
+    },
     #[error("peer {peer}: lanes = {lanes} is not in 1 to {most}", most = Lane::COUNT)]
     Lanes { peer: String, lanes: u8 },
     #[error(
@@ -148,6 +160,25 @@ pub enum Invalid {
         first: String,
         second: String,
     },
+}
+
+/// Why a container's route makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteFault {
+    #[error("prefix length {length} is above {most}")]
+    Length { length: u8, most: u8 },
+    #[error("it has bits beyond the prefix length: write {address}/{length}")]
+    HostBits { address: IpAddr, length: u8 },
+    #[error("the next hop is of the other family: use one of the destination's")]
+    Family,
+    #[error("the endpoint has no {family} address to send from: add one to its addresses")]
+    NoAddress { family: &'static str },
+    #[error(
+        "the next hop is in no network of the endpoint's addresses: use one that is, or leave `via` out if the destinations are on the link"
+    )]
+    OffLink,
+    #[error("the next hop is the endpoint itself: use another endpoint of the network")]
+    Itself,
 }
 
 /// Checks a desired data plane; all errors at once, so that one look suffices.
@@ -472,6 +503,7 @@ impl Claims {
 fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
     let mut claims = Claims::default();
     let mut interfaces = BTreeMap::new();
+    let mut destinations = connected(desired);
     for local in &desired.local_endpoints {
         let who = format!("endpoint {}", local.name);
         known_network(desired, local.vni, &who, errors);
@@ -501,6 +533,7 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
                 interface: local.interface.clone(),
             });
         }
+        routes(local, &mut destinations, errors);
     }
     for remote in &desired.remote_endpoints {
         let who = format!("remote endpoint {} on peer {}", remote.mac, remote.peer);
@@ -517,6 +550,102 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
             remote.addresses.iter().copied(),
             errors,
         );
+    }
+}
+
+/// Networks that routes of a namespace lead to, each with what leads there.
+type Destinations<'a> = BTreeMap<(&'a NetnsRef, (IpAddr, u8)), String>;
+
+/// Routes that the kernel makes for the addresses.
+fn connected(desired: &DataPlane) -> Destinations<'_> {
+    let mut destinations = BTreeMap::new();
+    for local in &desired.local_endpoints {
+        for &(address, length) in &local.addresses {
+            destinations
+                .entry((&local.netns, (network_of(address, length), length)))
+                .or_insert_with(|| {
+                    format!("address {address}/{length} of endpoint {}", local.name)
+                });
+        }
+    }
+    destinations
+}
+
+fn routes<'a>(
+    local: &'a LocalEndpoint,
+    destinations: &mut Destinations<'a>,
+    errors: &mut Vec<Invalid>,
+) {
+    for &route in &local.routes {
+        let endpoint = format!("endpoint {}", local.name);
+        if let Some(why) = route_fault(local, route) {
+            errors.push(Invalid::Route {
+                endpoint,
+                route,
+                why,
+            });
+            continue;
+        }
+        let second = format!("a route of {endpoint}");
+        if let Some(first) = destinations.insert((&local.netns, route.to), second.clone()) {
+            let (address, length) = route.to;
+            errors.push(Invalid::DuplicateRoute {
+                first,
+                second,
+                network: format!("{address}/{length}"),
+            });
+        }
+    }
+}
+
+fn route_fault(local: &LocalEndpoint, Route { to, via }: Route) -> Option<RouteFault> {
+    let (address, length) = to;
+    let (family, most) = if address.is_ipv4() {
+        ("IPv4", 32)
+    } else {
+        ("IPv6", 128)
+    };
+    if length > most {
+        return Some(RouteFault::Length { length, most });
+    }
+    let network = network_of(address, length);
+    if network != address {
+        return Some(RouteFault::HostBits {
+            address: network,
+            length,
+        });
+    }
+    if via.is_some_and(|via| via.is_ipv4() != address.is_ipv4()) {
+        return Some(RouteFault::Family);
+    }
+    let mut own = local.addresses.iter();
+    if !own.any(|(own, _)| own.is_ipv4() == address.is_ipv4()) {
+        return Some(RouteFault::NoAddress { family });
+    }
+    let via = via?;
+    let mut own = local.addresses.iter();
+    if own.any(|&(own, _)| own == via) {
+        return Some(RouteFault::Itself);
+    }
+    let on_link = local
+        .addresses
+        .iter()
+        .any(|&(own, length)| network_of(own, length) == network_of(via, length));
+    (!on_link).then_some(RouteFault::OffLink)
+}
+
+/// The address with the bits beyond the prefix length cleared; a length above the family's clears
+/// none.
+fn network_of(address: IpAddr, length: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let beyond = u32::MAX.checked_shr(length.into()).unwrap_or(0);
+            Ipv4Addr::from_bits(v4.to_bits() & !beyond).into()
+        }
+        IpAddr::V6(v6) => {
+            let beyond = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+            Ipv6Addr::from_bits(v6.to_bits() & !beyond).into()
+        }
     }
 }
 

@@ -17,10 +17,11 @@ use super::{
     rtnl::{self, Handle, Tolerate as _},
     sysctl,
 };
-use crate::dataplane::{endpoint_name, objects::EndpointLink};
+use crate::dataplane::{desired::Route, endpoint_name, objects::EndpointLink};
 
 mod alias;
 mod inside;
+mod routes;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -46,6 +47,11 @@ pub enum Error {
         "device {device} is {found}, not the host side of this endpoint: remove it (`ip link delete {device}`)"
     )]
     DeviceTaken { device: String, found: String },
+    /// Another has a route there.
+    #[error(
+        "{netns} has another route to the network of {route} already: remove it (`ip route delete`), or leave this one out"
+    )]
+    RouteTaken { route: Route, netns: String },
     #[error("the namespace and interface of an endpoint must fit {limit} bytes together, {length} do not: give the namespace a shorter path", limit = alias::LIMIT)]
     AliasTooLong { length: usize },
     #[error("cannot switch GRO on for {interface} in {netns}: {error}")]
@@ -112,6 +118,7 @@ async fn examine(device: &Device) -> Result<EndpointLink, Error> {
         mac,
         mtu,
         addresses,
+        routes,
         altered,
     } = inside;
     let altered = match altered {
@@ -123,6 +130,7 @@ async fn examine(device: &Device) -> Result<EndpointLink, Error> {
         interface,
         mac,
         addresses,
+        routes,
         mtu,
         altered,
     })
@@ -135,6 +143,7 @@ fn unknown(device: &Device, why: String) -> EndpointLink {
         interface: String::new(),
         mac: MacAddr([0; 6]),
         addresses: Default::default(),
+        routes: Default::default(),
         mtu: device.mtu,
         altered: Some(why),
     }

@@ -7,7 +7,11 @@ use std::{
 };
 
 use overlay_agent::{
-    dataplane::{desired::NetnsRef, endpoint_name::host_device_name, objects::EndpointLink},
+    dataplane::{
+        desired::{NetnsRef, Route},
+        endpoint_name::host_device_name,
+        objects::EndpointLink,
+    },
     kernel::{
         endpoint_link::{self, Error},
         rtnl::Handle,
@@ -30,6 +34,7 @@ fn endpoint(netns: NetnsRef) -> EndpointLink {
         interface: "eth0".into(),
         mac: MAC,
         addresses: BTreeSet::from([(address("10.0.9.2"), 24), (address("fd00:9::2"), 64)]),
+        routes: BTreeSet::new(),
         mtu: 1420,
         altered: None,
     }
@@ -200,6 +205,116 @@ fn changes_inside_and_outside_are_seen_and_repaired() {
             wanted,
             "an address of the container's own is no drift"
         );
+    });
+}
+
+fn route(to: &str, length: u8, via: Option<&str>) -> Route {
+    Route {
+        to: (to.parse().unwrap(), length),
+        via: via.map(|via| via.parse().unwrap()),
+    }
+}
+
+#[test]
+fn routes_are_set_repaired_and_removed_and_those_of_others_stay() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let container = Namespace::new();
+        let mut wanted = endpoint(container.reference());
+        wanted.routes = [
+            route("10.9.0.0", 16, Some("10.0.9.254")),
+            route("10.8.0.0", 16, None),
+            route("0.0.0.0", 0, Some("10.0.9.254")),
+            route("fd00:99::", 32, Some("fd00:9::fe")),
+            route("fd00:98::", 32, None),
+            route("::", 0, Some("fd00:9::fe")),
+        ]
+        .into();
+        let device = device();
+        let shown = || {
+            let [v4, v6] = ["-4", "-6"].map(|family| {
+                let routes = container.command(&format!("ip {family} route show dev eth0"));
+                let routes = routes.lines().filter(|line| !line.contains("proto kernel"));
+                routes
+                    .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                    .collect::<Vec<_>>()
+            });
+            [v4, v6].concat()
+        };
+        let (create, observe) = (
+            async |wanted: &EndpointLink| endpoint_link::create(&handle, &device, wanted).await,
+            async || endpoint_link::observe(&handle).await.unwrap()[&device].clone(),
+        );
+        create(&wanted).await.unwrap();
+        assert_eq!(observe().await, wanted);
+        assert_eq!(
+            shown(),
+            [
+                "default via 10.0.9.254 proto 111",
+                "10.8.0.0/16 proto 111 scope link",
+                "10.9.0.0/16 via 10.0.9.254 proto 111",
+                "fd00:98::/32 proto 111 metric 1024 pref medium",
+                "fd00:99::/32 via fd00:9::fe proto 111 metric 1024 pref medium",
+                "default via fd00:9::fe proto 111 metric 1024 pref medium",
+            ]
+        );
+
+        for change in [
+            "ip route del 10.9.0.0/16",
+            "ip -6 route del default",
+            "ip route flush dev eth0 proto 111",
+            "ip addr flush dev eth0",
+            "ip link set eth0 down",
+        ] {
+            container.command(change);
+            assert_ne!(observe().await, wanted, "{change}");
+            create(&wanted).await.unwrap();
+            assert_eq!(observe().await, wanted, "{change}");
+        }
+
+        let foreign = [
+            "10.7.0.0/16 via 10.0.9.253",
+            "fd00:97::/32 via fd00:9::fd metric 1024 pref medium",
+        ];
+        for route in foreign {
+            container.command(&format!(
+                "ip route add {}",
+                route.split(" pref").next().unwrap()
+            ));
+        }
+        assert_eq!(observe().await, wanted, "a container's own is no drift");
+        wanted.routes = [
+            route("10.9.0.0", 16, Some("10.0.9.253")),
+            route("fd00:98::", 32, None),
+        ]
+        .into();
+        assert_ne!(observe().await, wanted);
+        create(&wanted).await.unwrap();
+        assert_eq!(observe().await, wanted);
+        assert_eq!(
+            shown(),
+            [
+                foreign[0],
+                "10.9.0.0/16 via 10.0.9.253 proto 111",
+                foreign[1],
+                "fd00:98::/32 proto 111 metric 1024 pref medium",
+            ]
+        );
+
+        let before = shown();
+        for taken in [
+            route("10.7.0.0", 16, None),
+            route("fd00:97::", 32, Some("fd00:9::fe")),
+        ] {
+            let mut wanted = wanted.clone();
+            wanted.routes.insert(taken);
+            let refused = create(&wanted).await.unwrap_err();
+            assert!(
+                matches!(refused, Error::RouteTaken { route, .. } if route == taken),
+                "{refused}"
+            );
+            assert_eq!(shown(), before);
+        }
     });
 }
 

@@ -144,11 +144,13 @@ fn endpoints(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Problem>
             problems.push(Problem::warning(
                 Subject::Endpoint(endpoint.name.clone()),
                 format!(
-                    "it has no IPv6 addresses: its MTU is {mtu}, and IPv6 needs {MIN_INNER_IPV6}"
+                    "it has no IPv6 addresses and routes: its MTU is {mtu}, and IPv6 needs {MIN_INNER_IPV6}"
                 ),
-                "raise the MTU of the underlay, or leave the IPv6 addresses out",
+                "raise the MTU of the underlay, or leave them out",
             ));
         }
+        let routes = endpoint.routes.iter().copied();
+        let routes = routes.filter(|route| route.to.0.is_ipv4() || mtu >= MIN_INNER_IPV6);
         objects.endpoints.insert(
             host_device_name(endpoint.vni, endpoint.mac),
             EndpointLink {
@@ -156,6 +158,7 @@ fn endpoints(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Problem>
                 interface: endpoint.interface.clone(),
                 mac: endpoint.mac,
                 addresses: usable,
+                routes: routes.collect(),
                 mtu,
                 altered: None,
             },

@@ -4,7 +4,7 @@ use overlay_ebpf::abi::{self, ConfigFlags, NetworkFlags, VtepRole, network::FLOO
 
 use super::*;
 use crate::dataplane::{
-    desired::{Direction, XdpMode},
+    desired::{Direction, Route, XdpMode},
     endpoint_name::host_device_name,
     guard::block_policy_key,
     objects::{
@@ -278,6 +278,29 @@ fn ipv6_vteps_forward_globally_and_keep_router_advertisements() {
 }
 
 #[test]
+fn routes_reach_the_endpoint_and_go_with_the_family_that_the_mtu_takes() {
+    let mut desired = example();
+    let endpoint = &mut desired.local_endpoints[0];
+    endpoint.addresses.push(("fd00::1".parse().unwrap(), 64));
+    let to = |to: &str| Route {
+        to: (to.parse().unwrap(), 32),
+        via: None,
+    };
+    endpoint.routes = vec![to("10.9.0.1"), to("fd00:9::")];
+    let routes = |desired: &DataPlane| {
+        let endpoints = compiled(desired).objects.endpoints;
+        let mut routes = endpoints.into_values().flat_map(|link| link.routes);
+        (routes.next(), routes.next(), routes.next())
+    };
+    assert_eq!(
+        routes(&desired),
+        (Some(to("10.9.0.1")), Some(to("fd00:9::")), None)
+    );
+    desired.networks.get_mut(&vni(4096)).unwrap().mtu = Some(1000);
+    assert_eq!(routes(&desired), (Some(to("10.9.0.1")), None, None));
+}
+
+#[test]
 fn flood_lists_are_dense_and_local_first() {
     let mut desired = example();
     desired.networks.get_mut(&vni(4097)).unwrap().replicate = true;
@@ -438,7 +461,13 @@ fn links_carry_the_settings() {
 #[test]
 fn contradictions_are_refused_by_name() {
     type Spoil = fn(&mut DataPlane);
-    let cases: [(&str, Spoil); 17] = [
+    fn route(to: &str, length: u8, via: Option<&str>) -> Route {
+        Route {
+            to: (to.parse().unwrap(), length),
+            via: via.map(|via| via.parse().unwrap()),
+        }
+    }
+    let cases: [(&str, Spoil); 25] = [
         ("own", |d| {
             let mut peer = d.peers.remove(&index(3)).unwrap();
             peer.index = index(1);
@@ -496,6 +525,32 @@ fn contradictions_are_refused_by_name() {
         }),
         ("a group address", |d| {
             d.local_endpoints[0].mac = abi::MacAddr([1, 0, 0, 0, 0, 1])
+        }),
+        ("prefix length 33 is above 32", |d| {
+            d.local_endpoints[0].routes = vec![route("10.9.0.0", 33, None)]
+        }),
+        ("write 10.9.0.0/16", |d| {
+            d.local_endpoints[0].routes = vec![route("10.9.1.0", 16, None)]
+        }),
+        ("the other family", |d| {
+            d.local_endpoints[0].routes = vec![route("10.9.0.0", 16, Some("fd00::1"))]
+        }),
+        ("no IPv6 address", |d| {
+            d.local_endpoints[0].routes = vec![route("fd00:9::", 32, Some("fd00::1"))]
+        }),
+        ("10.9.0.0/16 via 10.0.1.254: the next hop is in no", |d| {
+            d.local_endpoints[0].routes = vec![route("10.9.0.0", 16, Some("10.0.1.254"))]
+        }),
+        ("the endpoint itself", |d| {
+            d.local_endpoints[0].routes = vec![route("10.9.0.0", 16, Some("10.0.0.1"))]
+        }),
+        ("so does address 10.0.0.1/24 of endpoint local4096-1", |d| {
+            d.local_endpoints[0].routes = vec![route("10.0.0.0", 24, None)]
+        }),
+        ("so does a route of endpoint local4096-1", |d| {
+            d.local_endpoints[1].netns = d.local_endpoints[0].netns.clone();
+            d.local_endpoints[0].routes = vec![route("0.0.0.0", 0, Some("10.0.0.254"))];
+            d.local_endpoints[1].routes = vec![route("0.0.0.0", 0, None)];
         }),
     ];
     for (words, spoil) in cases {

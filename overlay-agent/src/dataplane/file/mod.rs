@@ -5,14 +5,17 @@
 pub mod keys;
 mod schema;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
 
 pub use self::schema::{File, Settings};
 use self::{keys::KeyEntry, schema as s};
 use super::desired::{
-    DataPlane, Direction, Keying, LocalEndpoint, Network, Node, Peer, RemoteEndpoint,
+    DataPlane, Direction, Keying, LocalEndpoint, Network, Node, Peer, RemoteEndpoint, Route,
     SecurityAssociation,
 };
 
@@ -44,6 +47,10 @@ pub enum FileError {
         "endpoint {0} has neither a MAC nor an IPv4 address to derive one from: add `mac` or an IPv4 address"
     )]
     NoMac(String),
+    #[error(
+        "endpoint {0}: a route to `default` without `via` is of no family: write 0.0.0.0/0 or ::/0, or add `via`"
+    )]
+    NoFamily(String),
 }
 
 /// How a file is written.
@@ -129,6 +136,14 @@ impl File {
                         .iter()
                         .map(|address| (address.ip, address.prefix_length))
                         .collect(),
+                    routes: endpoint
+                        .routes
+                        .iter()
+                        .map(|route| {
+                            self::route(route)
+                                .ok_or_else(|| FileError::NoFamily(endpoint.name.clone()))
+                        })
+                        .collect::<Result<_, _>>()?,
                 })
             })
             .collect::<Result<_, FileError>>()?;
@@ -189,14 +204,25 @@ impl File {
 }
 
 /// The MAC given, else `02:42:` and the first IPv4 address.
-fn mac(given: Option<s::Mac>, ips: impl Iterator<Item = std::net::IpAddr>) -> Option<MacAddr> {
+fn mac(given: Option<s::Mac>, ips: impl Iterator<Item = IpAddr>) -> Option<MacAddr> {
     given.map(|mac| mac.0).or_else(|| {
         ips.filter_map(|ip| match ip {
-            std::net::IpAddr::V4(v4) => Some(MacAddr::from_ipv4(v4.octets())),
-            std::net::IpAddr::V6(_) => None,
+            IpAddr::V4(v4) => Some(MacAddr::from_ipv4(v4.octets())),
+            IpAddr::V6(_) => None,
         })
         .next()
     })
+}
+
+/// `None` if nothing tells the family.
+fn route(route: &s::Route) -> Option<Route> {
+    let to = match (route.to, route.via) {
+        (s::Destination::Network(prefix), _) => (prefix.ip, prefix.prefix_length),
+        (s::Destination::Default, Some(IpAddr::V4(_))) => (Ipv4Addr::UNSPECIFIED.into(), 0),
+        (s::Destination::Default, Some(IpAddr::V6(_))) => (Ipv6Addr::UNSPECIFIED.into(), 0),
+        (s::Destination::Default, None) => return None,
+    };
+    Some(Route { to, via: route.via })
 }
 
 impl KeyEntry {

@@ -136,6 +136,16 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
     pub addresses: Vec<Prefix>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    pub to: Destination,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
 }
 
 fn eth0() -> String {
@@ -264,6 +274,34 @@ impl TryFrom<String> for Prefix {
 impl From<Prefix> for String {
     fn from(prefix: Prefix) -> Self {
         format!("{}/{}", prefix.ip, prefix.prefix_length)
+    }
+}
+
+/// `10.9.0.0/16`, or `default`: everything of the family of `via`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Destination {
+    Default,
+    Network(Prefix),
+}
+
+impl TryFrom<String> for Destination {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "default" => Ok(Self::Default),
+            _ => text.try_into().map(Self::Network),
+        }
+    }
+}
+
+impl From<Destination> for String {
+    fn from(destination: Destination) -> Self {
+        match destination {
+            Destination::Default => "default".into(),
+            Destination::Network(prefix) => prefix.into(),
+        }
     }
 }
 

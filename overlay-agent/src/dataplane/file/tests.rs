@@ -31,6 +31,28 @@ fn example_of_the_documentation_is_valid() {
 }
 
 #[test]
+fn default_route_is_of_the_family_of_its_next_hop() {
+    let routes = |text: &str| -> Result<Vec<String>, FileError> {
+        let text = EXAMPLE.replacen("routes = [", &format!("routes = [{text}, "), 1);
+        let desired = File::parse(&text, Format::Toml)?.desired(&[])?;
+        let routes = desired.local_endpoints[0].routes.iter();
+        Ok(routes.map(Route::to_string).collect())
+    };
+    let first = |text: &str| routes(text).unwrap()[0].clone();
+    let via = |to: &str, via: &str| format!("{{ to = \"{to}\", via = \"{via}\" }}");
+    assert_eq!(
+        first(&via("default", "10.1.0.254")),
+        "0.0.0.0/0 via 10.1.0.254"
+    );
+    assert_eq!(first(&via("default", "fd00:1::fe")), "::/0 via fd00:1::fe");
+    assert_eq!(first("{ to = \"fd00:9::/32\" }"), "fd00:9::/32");
+    let refused = routes("{ to = \"default\" }").unwrap_err().to_string();
+    assert!(refused.contains("write 0.0.0.0/0 or ::/0"), "{refused}");
+    let refused = routes("{ to = \"10.9.0.0\" }").unwrap_err().to_string();
+    assert!(refused.contains("`10.9.0.0`"), "{refused}");
+}
+
+#[test]
 fn json_says_the_same_as_toml() {
     let file = File::parse(EXAMPLE, Format::Toml).unwrap();
     let json = serde_json::to_string(&file).unwrap();

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 use overlay_ebpf::abi::MacAddr;
 use rtnetlink::{LinkUnspec, packet_route::address::AddressScope};
 
-use super::Error;
+use super::{Error, routes};
 use crate::{
-    dataplane::objects::EndpointLink,
+    dataplane::{desired::Route, objects::EndpointLink},
     kernel::{
         addresses, ethtool,
         links::{self, Device, Kind},
@@ -24,6 +24,8 @@ pub(super) struct Inside {
     pub(super) mtu: u32,
     /// Those that we set.
     pub(super) addresses: BTreeSet<(IpAddr, u8)>,
+    /// Those that we set.
+    pub(super) routes: BTreeSet<Route>,
     pub(super) altered: Option<String>,
 }
 
@@ -47,6 +49,7 @@ pub(super) async fn examine(netns: &Netns, host_side: &Device) -> Result<Option<
                 mac: device.mac.unwrap_or(MacAddr([0; 6])),
                 mtu: device.mtu,
                 addresses: addresses::set_on(&handle, device.index).await?,
+                routes: routes::set_on(&handle, device.index).await?,
                 interface: device.name,
                 altered,
             }))
@@ -106,7 +109,8 @@ pub(super) async fn complete(
                 let up = LinkUnspec::new_with_index(index).up().build();
                 links::change(&handle, format!("bring {device} up in {name}"), up).await?;
             }
-            set_addresses(&handle, index, &wanted).await
+            set_addresses(&handle, index, &wanted).await?;
+            set_routes(&handle, index, &name, &wanted).await
         })
         .await?
 }
@@ -133,6 +137,29 @@ async fn set_addresses(handle: &Handle, index: u32, wanted: &EndpointLink) -> Re
         // The same address, set by another, would keep the other's mark.
         addresses::unset(handle, index, interface, *address).await?;
         addresses::set(handle, index, interface, *address, AddressScope::Universe).await?;
+    }
+    Ok(())
+}
+
+/// After the addresses: a next hop must be in one of their networks.
+async fn set_routes(
+    handle: &Handle,
+    index: u32,
+    netns: &str,
+    wanted: &EndpointLink,
+) -> Result<(), Error> {
+    let interface = &wanted.interface;
+    let found = routes::set_on(handle, index).await?;
+    for route in found.difference(&wanted.routes) {
+        routes::unset(handle, index, interface, route).await?;
+    }
+    for &route in wanted.routes.difference(&found) {
+        if !routes::set(handle, index, interface, &route).await? {
+            return Err(Error::RouteTaken {
+                route,
+                netns: netns.to_owned(),
+            });
+        }
     }
     Ok(())
 }
