@@ -1,6 +1,6 @@
 //! One step at a time.
 
-use std::borrow::Borrow as _;
+use std::{borrow::Borrow as _, collections::BTreeMap};
 
 use overlay_ebpf::abi;
 
@@ -92,20 +92,27 @@ async fn add_state(host: &Host, key: StateKey, state: &State) -> Result<(), Host
 
 fn set_sysctl(host: &Host, path: &str, value: &str) -> Result<(), HostError> {
     let before = sysctl::read(path)?.ok_or_else(|| HostError::NoSysctl(path.to_owned()))?;
-    host.originals.remember(path, &before)?;
+    let overwritten = if before == value {
+        BTreeMap::new()
+    } else {
+        sysctl::overwritten_by(path)?
+    };
+    host.originals.remember(path, &before, overwritten)?;
     Ok(sysctl::write(path, value)?)
 }
 
 fn restore_sysctl(host: &Host, path: &str) -> Result<(), HostError> {
-    let own = [HOP, REENTRY, XFRM, GRO]
-        .iter()
-        .any(|device| path.contains(&format!("/{device}/")));
-    // A device that is gone took its settings along; ours goes next.
-    if !own
-        && let Some(value) = host.originals.read()?.get(path)
-        && sysctl::read(path)?.is_some()
-    {
-        sysctl::write(path, value)?;
+    let before = host.originals.read()?.remove_entry(path);
+    // Those that it overwrites when it is written back.
+    let beside = host.originals.overwritten(path)?;
+    for (path, value) in before.into_iter().chain(beside) {
+        let own = [HOP, REENTRY, XFRM, GRO]
+            .iter()
+            .any(|device| path.contains(&format!("/{device}/")));
+        // A device that is gone took its settings along; ours goes next.
+        if !own && sysctl::read(&path)?.is_some() {
+            sysctl::write(&path, &value)?;
+        }
     }
     Ok(host.originals.forget(path)?)
 }

@@ -60,9 +60,7 @@ pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFact
     let mut facts = UnderlayFacts {
         features,
         rp_filter_all: number("net/ipv4/conf/all/rp_filter")?,
-        accept_ra: with_setting(&devices, |device| {
-            format!("net/ipv6/conf/{device}/accept_ra")
-        })?,
+        accept_ra: accept_ra(host, &devices)?,
         disable_xfrm: disable_xfrm(&devices)?,
         native_xdp: devices
             .iter()
@@ -128,6 +126,27 @@ fn with_setting(
     let mut found = BTreeSet::new();
     for device in devices {
         if number(&path(device))? > 0 {
+            found.insert(device.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// A device accepts router advertisements at 1 unless it forwards, at 2 in any case
+/// (`ipv6_accept_ra`, include/net/ipv6.h). Whether it forwards is what it did before we had all
+/// devices forward.
+fn accept_ra(host: &Host, devices: &BTreeSet<String>) -> Result<BTreeSet<String>, HostError> {
+    let before = host.originals.overwritten(sysctl::IPV6_FORWARDING)?;
+    let mut found = BTreeSet::new();
+    for device in devices {
+        let path = format!("net/ipv6/conf/{device}/forwarding");
+        let inherited = || before.get("net/ipv6/conf/default/forwarding");
+        let forwards = match before.get(&path).or_else(inherited) {
+            Some(value) => value != "0",
+            None => number(&path)? > 0,
+        };
+        let setting = number(&format!("net/ipv6/conf/{device}/accept_ra"))?;
+        if setting == 2 || (setting == 1 && !forwards) {
             found.insert(device.clone());
         }
     }

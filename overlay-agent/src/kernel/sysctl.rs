@@ -8,6 +8,10 @@ use std::{
 
 const ROOT: &str = "/proc/sys";
 
+/// Writing it writes the same to every device and to `default` (`addrconf_fixup_forwarding`,
+/// net/ipv6/addrconf.c).
+pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name is no path below `/proc/sys`, for example `net/ipv4/conf/ovl-in/accept_local`.
@@ -70,6 +74,29 @@ pub fn observe<'a>(
         }
     }
     Ok(values)
+}
+
+/// The settings that writing `name` overwrites beside it, with their values.
+pub fn overwritten_by(name: &str) -> Result<BTreeMap<String, String>, Error> {
+    if name != IPV6_FORWARDING {
+        return Ok(BTreeMap::new());
+    }
+    let directory = "net/ipv6/conf";
+    let failed = |error| Error::Read {
+        name: directory.to_owned(),
+        error,
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path(directory)?).map_err(failed)? {
+        let device = entry.map_err(failed)?.file_name();
+        names.push(format!("{directory}/{}/forwarding", device.display()));
+    }
+    observe(
+        names
+            .iter()
+            .map(String::as_str)
+            .filter(|other| *other != name),
+    )
 }
 
 fn path(name: &str) -> Result<PathBuf, Error> {

@@ -4,6 +4,7 @@
 
 mod endpoint;
 mod firewall;
+mod forwarding;
 mod links;
 mod namespace;
 mod routes;
