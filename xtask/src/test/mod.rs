@@ -59,9 +59,12 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
     } = arguments;
     let mut clock = Clock::start();
     let root = setup::is_root();
-    if root {
-        setup::ensure(workspace, setup::NETWORK)?;
-        setup::ensure(workspace, setup::VM)?;
+    for tools in [setup::NETWORK, setup::VM] {
+        match setup::ensure(workspace, tools) {
+            // What needs the tools needs root too.
+            Err(error) if !root => say::warn(format_args!("{error:#}")),
+            done => done?,
+        }
     }
     let mut left_out = Vec::new();
     let overlay = match build::run(workspace, build::Options::default()) {
