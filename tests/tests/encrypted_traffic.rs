@@ -1,6 +1,6 @@
 //! Traffic over encrypted networks: it passes, and the wire sees ESP alone.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::lab::{
@@ -72,6 +72,90 @@ fn all_traffic_passes_over_ipv4_and_the_wire_sees_esp_alone() -> Result<()> {
 #[test]
 fn all_traffic_passes_over_ipv6_and_the_wire_sees_esp_alone() -> Result<()> {
     all_traffic(Family::V6)
+}
+
+/// Traffic passes, and the wire sees ESP in UDP alone, from one port per lane. No agent runs: `apply`
+/// has ended.
+fn esp_in_udp(family: Family, xdp: &str) -> Result<()> {
+    const PORT: u16 = 4500;
+    let spec = pair(family)
+        .setting("esp_in_udp_port", PORT)
+        .setting("xdp", xdp);
+    let lab = Lab::up(spec)?;
+    let capture = lab.capture()?;
+    checks::traffic(&lab, "a", "b", "blue", Load::LIGHT)?;
+    let wire = capture.stop()?;
+    only_esp(&lab, &wire)?;
+    ensure!(
+        wire.frames_with(MARKER) == 0,
+        "the plaintext is on the wire"
+    );
+    let plain_esp = wire
+        .esp_headers()
+        .filter(|esp| esp.udp_source_port.is_none());
+    ensure!(plain_esp.count() == 0, "{}", wire.summary());
+    let flows: BTreeSet<(IpAddr, u32, Option<u16>)> = wire
+        .esp_headers()
+        .map(|esp| (esp.source, esp.spi, esp.udp_source_port))
+        .collect();
+    let ports: BTreeSet<_> = flows
+        .iter()
+        .map(|(source, _, port)| (source, port))
+        .collect();
+    ensure!(
+        flows.len() == 4 && ports.len() == 4,
+        "two nodes with two lanes each: {flows:x?}"
+    );
+
+    checks::too_big_is_answered(&lab, "a", "b", "blue").with_context(|| checks::drops(&lab))?;
+    for node in &lab.nodes {
+        let again = node.apply(&lab.keyring)?;
+        ensure!(again.changes()? == 0, "a second apply: {again:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn esp_in_udp_over_ipv4_has_a_port_per_lane() -> Result<()> {
+    esp_in_udp(Family::V4, "off")
+}
+
+#[test]
+fn esp_in_udp_over_ipv6_has_a_port_per_lane() -> Result<()> {
+    esp_in_udp(Family::V6, "off")
+}
+
+#[test]
+fn esp_in_udp_passes_generic_xdp() -> Result<()> {
+    esp_in_udp(Family::V4, "generic")
+}
+
+#[test]
+fn a_stock_node_with_esp_in_udp_and_ours_exchange_all_traffic() -> Result<()> {
+    for family in Family::BOTH {
+        let lab = Lab::up(
+            Spec::new()
+                .setting("esp_in_udp_port", 4500)
+                .network(NetworkSpec::encrypted("blue", BLUE).mtu(1360))
+                .node(NodeSpec::new().family(family).container("ours", &["blue"]))
+                .node(
+                    NodeSpec::stock()
+                        .family(family)
+                        .container("theirs", &["blue"]),
+                ),
+        )?;
+        let capture = lab.capture()?;
+        checks::traffic(&lab, "ours", "theirs", "blue", Load::LIGHT)
+            .with_context(|| format!("{family:?} underlay"))?;
+        let wire = capture.stop()?;
+        only_esp(&lab, &wire)?;
+        ensure!(wire.frames_with(MARKER) == 0);
+        let plain_esp = wire
+            .esp_headers()
+            .filter(|esp| esp.udp_source_port.is_none());
+        ensure!(plain_esp.count() == 0, "{}", wire.summary());
+    }
+    Ok(())
 }
 
 #[test]

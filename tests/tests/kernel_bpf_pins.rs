@@ -252,6 +252,8 @@ fn config() -> Config {
         mark: MarkLayout::DEFAULT,
         port: 4789,
         reentry_mac: [2, 0, 0, 0, 0, 1],
+        esp_in_udp_port: 0,
+        reserved: [0; 2],
     }
 }
 

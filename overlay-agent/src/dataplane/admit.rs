@@ -134,6 +134,15 @@ fn refuse_live(
             NEW_SLOT.into(),
         ));
     }
+    // An SA without UDP stays until its slot is retired, so that a node can be told to receive ESP in
+    // UDP before anyone sends it. Not the reverse: MTUs no longer leave room for the UDP header.
+    if live.encap.is_some() && live.encap != wanted.encap {
+        return Some((
+            "the SA in the kernel sends ESP in UDP to another port than esp_in_udp_port says"
+                .into(),
+            NEW_SLOT.into(),
+        ));
+    }
     None
 }
 

@@ -39,6 +39,9 @@ pub struct Node {
 pub struct Settings {
     /// UDP destination port of the underlay. Default 4789 (RFC 7348 section 5).
     pub port: u16,
+    /// UDP destination port of ESP in UDP (RFC 3948), for networks that spread no ESP over paths
+    /// and cores; `None`, the default, is plain ESP.
+    pub esp_in_udp_port: Option<u16>,
     pub mark: MarkLayout,
     /// `if_id` of the xfrm interface and of every inbound SA.
     pub if_id: u32,
@@ -224,6 +227,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             port: 4789,
+            esp_in_udp_port: None,
             mark: MarkLayout::DEFAULT,
             if_id: 0x006f_766c,
             reqid: 0x006f_766c,

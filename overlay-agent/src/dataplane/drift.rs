@@ -42,6 +42,7 @@ pub fn alarms(left: &Objects, found: &Objects) -> Vec<String> {
             state.reqid,
             state.replay_window,
             state.hard_byte_limit,
+            state.encap,
         )
     };
     let states = |objects: &Objects| -> BTreeMap<_, _> {

@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
-use overlay_ebpf::packet::mtu::{
-    ESP_ALIGNMENT, ESP_HEADER_LEN, ESP_ICV_LEN, ESP_IV_LEN, ESP_TRAILER_LEN, Family, MIN_INNER,
-    TUNNEL_LEN, inner_mtu,
+use overlay_ebpf::packet::{
+    mtu::{
+        Carrier, ESP_ALIGNMENT, ESP_HEADER_LEN, ESP_ICV_LEN, ESP_IV_LEN, ESP_TRAILER_LEN, Family,
+        MIN_INNER, TUNNEL_LEN, inner_mtu,
+    },
+    udp,
 };
 
 /// One path that frames of a network take.
@@ -50,16 +53,16 @@ pub fn family(address: IpAddr) -> Family {
 /// `None` if there is neither a path nor a manual value.
 pub fn network_mtu<'a>(
     paths: impl IntoIterator<Item = Path<'a>>,
-    encrypted: bool,
+    carrier: Carrier,
     manual: Option<u32>,
 ) -> Result<Option<u32>, MtuError> {
     let mut smallest: Option<(u32, Path<'a>)> = None;
     for path in paths {
-        let inner = inner_mtu(path.outer_mtu, path.family, encrypted).ok_or_else(|| {
+        let inner = inner_mtu(path.outer_mtu, path.family, carrier).ok_or_else(|| {
             MtuError::PathTooSmall {
                 to: path.to.to_owned(),
                 outer_mtu: path.outer_mtu,
-                arithmetic: arithmetic(path.outer_mtu, path.family, encrypted),
+                arithmetic: arithmetic(path.outer_mtu, path.family, carrier),
             }
         })?;
         if smallest.is_none_or(|(known, _)| inner < known) {
@@ -72,7 +75,7 @@ pub fn network_mtu<'a>(
                 wanted,
                 to: path.to.to_owned(),
                 outer_mtu: path.outer_mtu,
-                arithmetic: arithmetic(path.outer_mtu, path.family, encrypted),
+                arithmetic: arithmetic(path.outer_mtu, path.family, carrier),
             })
         }
         (_, Some(wanted)) => Ok(Some(wanted)),
@@ -81,17 +84,20 @@ pub fn network_mtu<'a>(
 }
 
 /// The calculation of [`inner_mtu`], spelled out.
-fn arithmetic(outer_mtu: u32, family: Family, encrypted: bool) -> String {
+fn arithmetic(outer_mtu: u32, family: Family, carrier: Carrier) -> String {
     let ip = family.header_len();
-    let result = match inner_mtu(outer_mtu, family, encrypted) {
+    let result = match inner_mtu(outer_mtu, family, carrier) {
         Some(mtu) => mtu.to_string(),
         None => format!("less than {MIN_INNER}"),
     };
-    if encrypted {
-        let outside = ip + ESP_HEADER_LEN + ESP_IV_LEN + ESP_ICV_LEN;
-        let ciphertext = outer_mtu.saturating_sub(outside) & !(ESP_ALIGNMENT - 1);
+    if let Some(esp) = carrier.esp_len() {
+        let ciphertext = outer_mtu.saturating_sub(ip + esp) & !(ESP_ALIGNMENT - 1);
+        let udp = match carrier {
+            Carrier::EspInUdp => format!(" − {} (UDP)", udp::HEADER_LEN),
+            Carrier::Plain | Carrier::Esp => String::new(),
+        };
         format!(
-            "{outer_mtu} − {ip} (outer IP) − {ESP_HEADER_LEN} (ESP) − {ESP_IV_LEN} (IV) − \
+            "{outer_mtu} − {ip} (outer IP){udp} − {ESP_HEADER_LEN} (ESP) − {ESP_IV_LEN} (IV) − \
              {ESP_ICV_LEN} (ICV), down to a multiple of {ESP_ALIGNMENT} = {ciphertext}; \
              {ciphertext} − {TUNNEL_LEN} (UDP, VXLAN, Ethernet) − {ESP_TRAILER_LEN} (ESP trailer) \
              = {result}"
@@ -118,32 +124,55 @@ mod tests {
 
     #[test]
     fn network_mtu_is_that_of_the_narrowest_path() {
-        assert_eq!(network_mtu([ETHERNET], true, None), Ok(Some(1416)));
-        assert_eq!(network_mtu([ETHERNET], false, None), Ok(Some(1450)));
-        assert_eq!(network_mtu([ETHERNET, SMALL], false, None), Ok(Some(1330)));
-        assert_eq!(network_mtu([], false, None), Ok(None));
+        assert_eq!(network_mtu([ETHERNET], Carrier::Esp, None), Ok(Some(1416)));
+        assert_eq!(
+            network_mtu([ETHERNET], Carrier::Plain, None),
+            Ok(Some(1450))
+        );
+        assert_eq!(
+            network_mtu([ETHERNET, SMALL], Carrier::Plain, None),
+            Ok(Some(1330))
+        );
+        assert_eq!(network_mtu([], Carrier::Plain, None), Ok(None));
     }
 
     #[test]
     fn manual_mtu_up_to_the_derived_one_is_taken() {
-        assert_eq!(network_mtu([ETHERNET], true, Some(1416)), Ok(Some(1416)));
-        assert_eq!(network_mtu([ETHERNET], true, Some(1300)), Ok(Some(1300)));
+        assert_eq!(
+            network_mtu([ETHERNET], Carrier::Esp, Some(1416)),
+            Ok(Some(1416))
+        );
+        assert_eq!(
+            network_mtu([ETHERNET], Carrier::Esp, Some(1300)),
+            Ok(Some(1300))
+        );
     }
 
     #[test]
     fn manual_mtu_too_large_is_refused_with_the_arithmetic() {
-        let error = network_mtu([ETHERNET, SMALL], true, Some(1500)).unwrap_err();
+        let error = network_mtu([ETHERNET, SMALL], Carrier::Esp, Some(1500)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "mtu = 1500 is too large: the path to c has MTU 1400, and 1400 − 40 (outer IP) − 8 (ESP) \
              − 8 (IV) − 16 (ICV), down to a multiple of 4 = 1328; 1328 − 30 (UDP, VXLAN, Ethernet) − \
              2 (ESP trailer) = 1296"
         );
-        let error = network_mtu([ETHERNET], false, Some(1451)).unwrap_err();
+        let error = network_mtu([ETHERNET], Carrier::Plain, Some(1451)).unwrap_err();
         assert!(
             error
                 .to_string()
                 .ends_with("1500 − 20 (outer IP) − 30 (UDP, VXLAN, Ethernet) = 1450")
+        );
+    }
+
+    #[test]
+    fn esp_in_udp_is_named_in_the_arithmetic() {
+        let error = network_mtu([ETHERNET], Carrier::EspInUdp, Some(1416)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "mtu = 1416 is too large: the path to b has MTU 1500, and 1500 − 20 (outer IP) − 8 (UDP) \
+             − 8 (ESP) − 8 (IV) − 16 (ICV), down to a multiple of 4 = 1440; 1440 − 30 (UDP, VXLAN, \
+             Ethernet) − 2 (ESP trailer) = 1408"
         );
     }
 
@@ -154,7 +183,7 @@ mod tests {
             ..ETHERNET
         };
         assert!(matches!(
-            network_mtu([tiny], false, None),
+            network_mtu([tiny], Carrier::Plain, None),
             Err(MtuError::PathTooSmall { outer_mtu: 100, .. })
         ));
     }

@@ -50,6 +50,8 @@ pub struct UnderlayFacts {
     pub native_xdp: BTreeSet<String>,
     /// What other software has in XFRM that meets our traffic.
     pub conflicts: Vec<Conflict>,
+    /// Local addresses of other software's UDP sockets on `esp_in_udp_port`.
+    pub esp_in_udp_sockets: BTreeSet<IpAddr>,
 }
 
 impl UnderlayFacts {
@@ -161,6 +163,7 @@ pub struct DeviceAddress {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firewall {
     pub port: u16,
+    pub esp_in_udp_port: Option<u16>,
     pub local_vteps: BTreeSet<IpAddr>,
     /// Foreign chains whose first rule accepts what comes from [`REENTRY`]: an accept in a chain of
     /// our own does not override the drop of another. Wanted: all of
@@ -238,9 +241,30 @@ pub struct State {
     pub replay_window: u32,
     /// Hard limit in the kernel; `None` is unlimited.
     pub hard_byte_limit: Option<u64>,
+    /// Outbound: the UDP header that goes before ESP. Inbound SAs never have one: `underlay_rx`
+    /// takes it off.
+    pub encap: Option<Encap>,
     /// The key where it is known. Not part of what is observed or compared: the kernel does not
     /// tell keys, and an SA is never re-keyed in place.
     pub keying: Keying,
+}
+
+/// Ports of ESP in UDP (RFC 3948).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encap {
+    pub source_port: u16,
+    pub destination_port: u16,
+}
+
+impl Encap {
+    /// Towards `destination_port`, from a port of its own for each slot and lane, by which networks
+    /// and NICs spread them: 49152 (RFC 6335 section 6) and the low twelve bits of the SPI.
+    pub const fn new(spi: Spi, destination_port: u16) -> Self {
+        Self {
+            source_port: 0xc000 | (spi.get() & 0xfff) as u16,
+            destination_port,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,6 +354,8 @@ pub struct ConfigEntry {
     pub event_sample: u32,
     pub mark: abi::MarkLayout,
     pub port: u16,
+    /// 0 is plain ESP.
+    pub esp_in_udp_port: u16,
 }
 
 /// [`abi::Endpoint`] with a device name.

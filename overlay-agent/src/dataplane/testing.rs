@@ -208,11 +208,13 @@ prop_compose! {
         ),
         remotes in proptest::collection::btree_map((0_u32..3, 1_u8..5), 2_u32..5, 0..5),
         port in prop_oneof![9 => Just(4789_u16), 1 => Just(4790)],
+        esp_in_udp_port in prop_oneof![3 => Just(None), 1 => Just(Some(4500))],
         if_id in prop_oneof![9 => Just(7_u32), 1 => Just(8)],
         shift in prop_oneof![9 => Just(16_u32), 1 => Just(8)],
     ) -> DataPlane {
         let mut desired = example();
         desired.settings.port = port;
+        desired.settings.esp_in_udp_port = esp_in_udp_port;
         desired.settings.if_id = if_id;
         if shift != 16 {
             desired.settings.mark.shift = shift;

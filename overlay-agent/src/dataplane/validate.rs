@@ -211,6 +211,13 @@ fn settings(settings: &Settings, errors: &mut Vec<Invalid>) {
     if settings.port == 0 {
         refuse("port = 0 is no port: use 4789 or another free UDP port".into());
     }
+    if settings.esp_in_udp_port == Some(settings.port) {
+        refuse(format!(
+            "esp_in_udp_port = {0} is also port = {0}, on which VXLAN comes in: use 4500 or another UDP \
+             port",
+            settings.port
+        ));
+    }
     if settings.if_id == 0 {
         refuse("if_id = 0 means no interface to the kernel: use any other number".into());
     }
@@ -258,8 +265,17 @@ fn is_unicast_vtep(address: IpAddr) -> bool {
         }
 }
 
+/// Sender index of an SPI that reads like the first word of VXLAN.
+const VXLAN_LIKE_INDEX: u32 = overlay_ebpf::packet::vxlan::FLAGS >> 12;
+
 fn node(desired: &DataPlane, errors: &mut Vec<Invalid>) {
     let mut seen: BTreeMap<bool, IpAddr> = BTreeMap::new();
+    if desired.settings.esp_in_udp_port.is_some() && desired.node.index.get() == VXLAN_LIKE_INDEX {
+        errors.push(Invalid::Setting(format!(
+            "esp_in_udp_port with node.index = {VXLAN_LIKE_INDEX}: underlay_audit could take an SPI of this \
+             node for a VXLAN header; give the node another index"
+        )));
+    }
     for &vtep in &desired.node.vteps {
         if !is_unicast_vtep(vtep) {
             errors.push(Invalid::VtepAddress {

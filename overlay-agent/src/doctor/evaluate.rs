@@ -1,6 +1,6 @@
 //! From what was found to verdicts and remedies.
 
-use overlay_ebpf::packet::mtu::{Family, MIN_INNER_IPV6, inner_mtu};
+use overlay_ebpf::packet::mtu::{Carrier, Family, MIN_INNER_IPV6, inner_mtu};
 
 use super::{Check, Findings, Verdict};
 use crate::kernel::modules::Presence;
@@ -341,15 +341,16 @@ fn ipv6(found: &Findings) -> Check {
 
 fn devices(found: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
+    let carrier = Carrier::of(true, found.esp_in_udp_port);
     for (name, device) in &found.devices {
-        let inner = inner_mtu(device.mtu, Family::V6, true);
+        let inner = inner_mtu(device.mtu, Family::V6, carrier);
         checks.push(match inner {
             Some(mtu) if mtu >= MIN_INNER_IPV6 => ok(
                 "MTU",
                 format!(
                     "{name}: {} outside leaves {} inside encrypted over IPv4, {mtu} over IPv6",
                     device.mtu,
-                    inner_mtu(device.mtu, Family::V4, true).unwrap_or(0)
+                    inner_mtu(device.mtu, Family::V4, carrier).unwrap_or(0)
                 ),
             ),
             _ => bad(
@@ -418,6 +419,7 @@ mod tests {
             nft: true,
             ipv6: true,
             port: 4789,
+            esp_in_udp_port: 0,
             ..Findings::default()
         }
     }

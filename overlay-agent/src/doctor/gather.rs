@@ -71,6 +71,7 @@ pub async fn gather(pins: &Path, settings: &Settings, vteps: &[std::net::IpAddr]
         force_forwarding: Path::new("/proc/sys/net/ipv6/conf/default/force_forwarding").exists(),
         ipv6_forwarding: number("net/ipv6/conf/all/forwarding") > 0,
         port: settings.port,
+        esp_in_udp_port: settings.esp_in_udp_port.unwrap_or(0),
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Findings {
     pub force_forwarding: bool,
     pub ipv6_forwarding: bool,
     pub port: u16,
+    /// 0 is plain ESP.
+    pub esp_in_udp_port: u16,
 }
 
 /// An underlay candidate.

@@ -6,7 +6,7 @@ use super::{
     addresses, features, firewall,
     host::{Host, HostError},
     links::{self, LinkLayer},
-    modules, routes, sysctl,
+    modules, routes, sysctl, udp_sockets,
     xfrm::Severity,
 };
 use crate::dataplane::{
@@ -108,6 +108,10 @@ pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFact
                 effect: foreign.effect.to_owned(),
             })
             .collect();
+    }
+    if let Some(port) = desired.settings.esp_in_udp_port {
+        facts.esp_in_udp_sockets =
+            udp_sockets::bound_to(port).map_err(|source| HostError::UdpSockets { source })?;
     }
     Ok(facts)
 }

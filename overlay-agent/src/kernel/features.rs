@@ -160,6 +160,7 @@ async fn try_ipsec(
                 reqid: settings.reqid,
                 replay_window: REPLAY_WINDOW,
                 hard_byte_limit: settings.hard_byte_limit,
+                encap: None,
                 keying: Keying::Keyed(KeyMaterial::new(material)),
             };
             xfrm.add_state(key, &state)

@@ -58,6 +58,10 @@ pub enum HostError {
     NoDevice(String),
     #[error("the programs are not loaded: the step that loads them failed, or this is a look only")]
     NotLoaded,
+    #[error(
+        "read /proc/net/udp: {source}; mount /proc, or leave esp_in_udp_port out of the settings"
+    )]
+    UdpSockets { source: std::io::Error },
     #[error("sysctl {0} does not exist: its device or a kernel feature is missing")]
     NoSysctl(String),
 }

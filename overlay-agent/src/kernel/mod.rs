@@ -19,4 +19,5 @@ pub mod redirect_peer;
 pub mod routes;
 pub mod rtnl;
 pub mod sysctl;
+mod udp_sockets;
 pub mod xfrm;

@@ -123,6 +123,8 @@ impl OwnDevices {
             mark: entry.mark,
             port: entry.port,
             reentry_mac: self.reentry_mac,
+            esp_in_udp_port: entry.esp_in_udp_port,
+            reserved: [0; 2],
         }
     }
 
@@ -134,6 +136,7 @@ impl OwnDevices {
             event_sample: config.event_sample,
             mark: config.mark,
             port: config.port,
+            esp_in_udp_port: config.esp_in_udp_port,
         };
         (self.config(&entry) == *config).then_some(entry)
     }

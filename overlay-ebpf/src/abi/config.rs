@@ -25,6 +25,9 @@ pub struct Config {
     pub port: u16,
     /// MAC of `ovl-in`, so that re-entering packets are for this host.
     pub reentry_mac: [u8; 6],
+    /// UDP destination port of ESP in UDP (RFC 3948), host byte order; 0 is plain ESP.
+    pub esp_in_udp_port: u16,
+    pub reserved: [u8; 2],
 }
 
 /// How a packet on its way to XFRM carries its slot and lane in `skb->mark`.

@@ -15,7 +15,7 @@ use crate::abi::DropReason;
 pub const HEADER_LEN: usize = 8;
 
 /// The first word: the I flag, "the VNI is valid", and nothing else.
-const FLAGS: u32 = (FLAG_VNI as u32) << 24;
+pub const FLAGS: u32 = (FLAG_VNI as u32) << 24;
 /// The I flag, in the header's first byte.
 pub(super) const FLAG_VNI: u8 = 0x08;
 

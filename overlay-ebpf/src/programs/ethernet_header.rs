@@ -54,7 +54,13 @@ pub fn restore(ctx: &TcContext, config: &Config) {
 fn is_ours(ctx: &TcContext, config: &Config, protocol: u8, l4: usize) -> bool {
     match protocol {
         ip_protocol::ESP => true,
-        ip_protocol::UDP => outer::port_match(ctx, l4, config).is_some(),
+        ip_protocol::UDP => match outer::udp(ctx, l4) {
+            Some(udp) => {
+                let port = udp.destination_port;
+                port == config.port || outer::is_esp_in_udp(config, port)
+            }
+            None => false,
+        },
         _ => false,
     }
 }

@@ -35,6 +35,8 @@ pub mod origin {
     pub const ENCRYPT: u16 = 0x6f76;
     /// Plain, on its way to the NIC.
     pub const PLAIN: u16 = 0x6f70;
+    /// ESP in UDP, seen by `underlay_audit`: a further device need not take it for injected.
+    pub const ESP_IN_UDP: u16 = 0x6f75;
     /// Decapsulated, on its way to the endpoint whose device is in the mark (see `deliver`).
     pub const DELIVER: u16 = 0x6f64;
 }

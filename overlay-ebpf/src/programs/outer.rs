@@ -2,7 +2,7 @@
 
 use overlay_ebpf::{
     abi::{
-        Config, DropReason, VtepKey, VtepRole,
+        Config, Direction, DropReason, SecurityAssociationKey, VtepKey, VtepRole,
         ids::{is_mapped, mapped},
     },
     packet::{
@@ -15,7 +15,7 @@ use overlay_ebpf::{
     },
 };
 
-use super::{frame::Frame, maps};
+use super::{frame::Frame, maps, report::Drop};
 
 /// Bytes that [`classify`] reads at the most.
 pub const MAX_LEN: usize = 14 + 40 + 8 + 8;
@@ -41,8 +41,14 @@ pub enum Class {
     Esp {
         source: [u8; 16],
         spi: u32,
+        /// RFC 3948 section 2.1; then the SPI is one that this node receives.
+        in_udp: bool,
     },
 }
+
+/// Bytes of the shortest UDP datagram that holds ESP: what is shorter is a keep-alive (RFC 3948
+/// section 2.3), or nothing of ours.
+const ESP_IN_UDP_MIN: u16 = 8 + 8;
 
 /// Classifies a packet that starts with an Ethernet header. `length` is the whole packet's.
 ///
@@ -81,9 +87,24 @@ fn ipv4<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, Drop
                 // would hand the datagram to `ovl-gro`, where it is dropped.
                 return Ok(Class::Foreign);
             }
-            let Some(udp) = port_match(frame, L4, config) else {
+            let Some(udp) = udp(frame, L4) else {
                 return Ok(Class::Foreign);
             };
+            if udp.destination_port != config.port {
+                return esp_in_udp(
+                    frame,
+                    config,
+                    &udp,
+                    &Datagram {
+                        l4: L4,
+                        ip_payload: ip.total_len.saturating_sub(20),
+                        fragment: ip.is_fragment(),
+                        length,
+                    },
+                    source,
+                    &destination,
+                );
+            }
             if !is_local(&destination) {
                 return Ok(Class::Foreign);
             }
@@ -115,9 +136,24 @@ fn ipv6<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, Drop
     match ip.next_header {
         ip_protocol::ESP => esp(frame, L4, ip.source, &ip.destination),
         ip_protocol::UDP => {
-            let Some(udp) = port_match(frame, L4, config) else {
+            let Some(udp) = udp(frame, L4) else {
                 return Ok(Class::Foreign);
             };
+            if udp.destination_port != config.port {
+                return esp_in_udp(
+                    frame,
+                    config,
+                    &udp,
+                    &Datagram {
+                        l4: L4,
+                        ip_payload: ip.payload_len,
+                        fragment: false,
+                        length,
+                    },
+                    ip.source,
+                    &ip.destination,
+                );
+            }
             if !is_local(&ip.destination) {
                 return Ok(Class::Foreign);
             }
@@ -140,9 +176,89 @@ fn ipv6<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, Drop
 }
 
 #[inline(always)]
-pub fn port_match<F: Frame>(frame: &F, l4: usize, config: &Config) -> Option<Udp> {
-    let udp = Udp::parse(frame.bytes::<8>(l4)?);
-    (udp.destination_port == config.port).then_some(udp)
+pub fn udp<F: Frame>(frame: &F, l4: usize) -> Option<Udp> {
+    frame.bytes::<8>(l4).map(Udp::parse)
+}
+
+/// Whether ESP in UDP is on and goes to this port.
+#[inline(always)]
+pub fn is_esp_in_udp(config: &Config, port: u16) -> bool {
+    port != 0 && port == config.esp_in_udp_port
+}
+
+/// What the IP header says of a datagram that may hold ESP.
+struct Datagram {
+    l4: usize,
+    ip_payload: u16,
+    fragment: bool,
+    /// Of the whole packet.
+    length: u32,
+}
+
+/// The port may be shared with an IKE daemon: what has no SPI of ours is its business, key exchange
+/// behind the non-ESP marker (SPI 0, RFC 3948 section 2.2) and keep-alives included.
+#[inline(always)]
+fn esp_in_udp<F: Frame>(
+    frame: &F,
+    config: &Config,
+    udp: &Udp,
+    ip: &Datagram,
+    source: [u8; 16],
+    destination: &[u8; 16],
+) -> Result<Class, DropReason> {
+    if !is_esp_in_udp(config, udp.destination_port)
+        || udp.length < ESP_IN_UDP_MIN
+        || !is_local(destination)
+    {
+        return Ok(Class::Foreign);
+    }
+    let Some(spi) = frame.bytes::<4>(ip.l4 + 8) else {
+        return Ok(Class::Foreign);
+    };
+    let spi = u32::from_be_bytes(*spi);
+    let key = SecurityAssociationKey {
+        spi,
+        receiver: config.node,
+    };
+    if maps::security_association(&key).is_none() {
+        return Ok(Class::Foreign);
+    }
+    if ip.fragment {
+        return Err(DropReason::UnderlayFragment);
+    }
+    if u32::from(ip.ip_payload) + ip.l4 as u32 > ip.length {
+        return Err(DropReason::TooShort);
+    }
+    if udp.length != ip.ip_payload {
+        return Err(DropReason::BadUdpLength);
+    }
+    if ip.l4 == 14 + 40 && is_mapped(&source) {
+        return Err(DropReason::UnknownVtep);
+    }
+    Ok(Class::Esp {
+        source,
+        spi,
+        in_udp: true,
+    })
+}
+
+/// ESP with an SPI of ours comes from the peer whose it is.
+#[inline(always)]
+pub fn check_esp_source(config: &Config, source: [u8; 16], spi: u32) -> Result<(), Drop> {
+    let key = SecurityAssociationKey {
+        spi,
+        receiver: config.node,
+    };
+    let Some(sa) = maps::security_association(&key) else {
+        return Ok(());
+    };
+    match maps::vtep(&VtepKey { address: source }) {
+        Some(vtep) if vtep.peer == sa.peer => Ok(()),
+        _ => Err(Drop {
+            peer: sa.peer,
+            ..Drop::new(DropReason::UnknownVtep, Direction::FromUnderlay)
+        }),
+    }
 }
 
 #[inline(always)]
@@ -164,6 +280,7 @@ fn esp<F: Frame>(
         Some(spi) if is_local(destination) => Ok(Class::Esp {
             source,
             spi: u32::from_be_bytes(*spi),
+            in_udp: false,
         }),
         _ => Ok(Class::Foreign),
     }

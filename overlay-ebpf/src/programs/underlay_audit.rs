@@ -1,7 +1,7 @@
 //! TC egress of every device that can carry the underlay: the last barrier.
 //!
-//! What `endpoint_tx` sent to XFRM leaves as ESP or not at all. That rests on its origin alone: no
-//! map, emptied or altered, opens it.
+//! What `endpoint_tx` sent to XFRM leaves as ESP, plain or in UDP, or not at all. That rests on its
+//! origin and its bytes: no map, emptied or altered, lets VXLAN out.
 //!
 //! Of everything else it judges cleartext VXLAN and its fragments from or to a VTEP that we know. A
 //! frame of a plain network passes if `endpoint_tx` made it; whatever else goes to our port was
@@ -12,7 +12,10 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
-    abi::{Direction, DropReason, NetworkFlags, NetworkKey, VtepKey, VtepRole, ids::mapped},
+    abi::{
+        Config, Direction, DropReason, NetworkFlags, NetworkKey, SecurityAssociationKey, VtepKey,
+        VtepRole, ids::mapped,
+    },
     packet::{ethernet::ether_type, ip_protocol, ipv4::Ipv4, ipv6::Ipv6, udp::Udp, vxlan},
 };
 
@@ -38,14 +41,17 @@ pub const NONE: usize = 0;
 pub fn underlay_audit<const L3: usize>(ctx: &TcContext) -> Result<i32, Drop> {
     frame::make_linear(ctx, outer::MAX_LEN);
     if ctx.tc_index() == origin::ENCRYPT {
-        if !is_esp::<L3>(ctx) {
+        // It is encrypted: what the host's own tunnels put around it is not ours to judge.
+        if is_esp::<L3>(ctx) {
+            ctx.set_tc_index(0);
+        } else if is_esp_in_udp::<L3>(ctx) {
+            ctx.set_tc_index(origin::ESP_IN_UDP);
+        } else {
             return Err(Drop::new(
                 DropReason::CleartextEncryptedVni,
                 Direction::ToUnderlay,
             ));
         }
-        // It is encrypted: what the host's own tunnels put around it is not ours to judge.
-        ctx.set_tc_index(0);
         return Ok(TC_CONTINUE);
     }
     let Some(config) = maps::config() else {
@@ -70,7 +76,7 @@ pub fn underlay_audit<const L3: usize>(ctx: &TcContext) -> Result<i32, Drop> {
                 // The port is not where it is read below: judge by the addresses alone.
                 return hidden(DropReason::OuterIpOptions, &source, &destination);
             }
-            datagram(ctx, L3 + 20, config.port, &source, &destination)
+            datagram(ctx, L3 + 20, config, &source, &destination)
         }
         ether_type::IPV6 => {
             let Some(header) = ctx.bytes::<40>(L3) else {
@@ -80,9 +86,7 @@ pub fn underlay_audit<const L3: usize>(ctx: &TcContext) -> Result<i32, Drop> {
                 return Ok(TC_CONTINUE);
             };
             match ip.next_header {
-                ip_protocol::UDP => {
-                    datagram(ctx, L3 + 40, config.port, &ip.source, &ip.destination)
-                }
+                ip_protocol::UDP => datagram(ctx, L3 + 40, config, &ip.source, &ip.destination),
                 ip_protocol::FRAGMENT => match ctx.bytes::<1>(L3 + 40) {
                     // First byte of every extension header: the protocol of what follows
                     // (RFC 8200 section 4).
@@ -150,14 +154,18 @@ fn is_esp<const L3: usize>(ctx: &TcContext) -> bool {
 fn datagram(
     ctx: &TcContext,
     l4: usize,
-    port: u16,
+    config: &Config,
     source: &[u8; 16],
     destination: &[u8; 16],
 ) -> Result<i32, Drop> {
     let Some(udp) = ctx.bytes::<8>(l4) else {
         return Ok(TC_CONTINUE);
     };
-    if Udp::parse(udp).destination_port != port {
+    let port = Udp::parse(udp).destination_port;
+    if port != config.port {
+        if outer::is_esp_in_udp(config, port) {
+            return esp_in_udp(ctx, l4 + 8, destination);
+        }
         return Ok(TC_CONTINUE);
     }
     if !has_role(source, VtepRole::Local) && !has_role(destination, VtepRole::Remote) {
@@ -185,6 +193,67 @@ fn datagram(
         }
         _ => Err(drop(DropReason::CleartextEncryptedVni)),
     }
+}
+
+/// Whether the packet, as a whole, is ESP in UDP of this node. VXLAN is not, whatever `config` says
+/// of the port: its first word stands where the SPI would.
+#[inline(always)]
+fn is_esp_in_udp<const L3: usize>(ctx: &TcContext) -> bool {
+    let Some(config) = maps::config() else {
+        return false;
+    };
+    let l4 = match ethertype::<L3>(ctx) {
+        ether_type::IPV4 => match ctx.bytes::<20>(L3).map(Ipv4::parse) {
+            Some(Ok(ip))
+                if ip.protocol == ip_protocol::UDP && !ip.has_options() && !ip.is_fragment() =>
+            {
+                L3 + 20
+            }
+            _ => return false,
+        },
+        ether_type::IPV6 => match ctx.bytes::<40>(L3).map(Ipv6::parse) {
+            Some(Ok(ip)) if ip.next_header == ip_protocol::UDP => L3 + 40,
+            _ => return false,
+        },
+        _ => return false,
+    };
+    match (outer::udp(ctx, l4), ctx.bytes::<4>(l4 + 8)) {
+        (Some(udp), Some(spi)) => {
+            let spi = u32::from_be_bytes(*spi);
+            outer::is_esp_in_udp(config, udp.destination_port)
+                && spi != vxlan::FLAGS
+                && spi >> 12 == config.node
+        }
+        _ => false,
+    }
+}
+
+/// ESP in UDP of an outbound SA of ours that XFRM did not make. Sending to the port takes no
+/// capability, other than ESP itself by a raw socket. What has no such SPI is an IKE daemon's.
+#[inline(always)]
+fn esp_in_udp(ctx: &TcContext, l5: usize, destination: &[u8; 16]) -> Result<i32, Drop> {
+    if ctx.tc_index() == origin::ESP_IN_UDP {
+        return Ok(TC_CONTINUE);
+    }
+    let Some(spi) = ctx.bytes::<4>(l5) else {
+        return Ok(TC_CONTINUE);
+    };
+    let Some(vtep) = maps::vtep(&VtepKey {
+        address: *destination,
+    }) else {
+        return Ok(TC_CONTINUE);
+    };
+    let key = SecurityAssociationKey {
+        spi: u32::from_be_bytes(*spi),
+        receiver: vtep.peer,
+    };
+    if maps::security_association(&key).is_none() {
+        return Ok(TC_CONTINUE);
+    }
+    Err(Drop {
+        peer: vtep.peer,
+        ..Drop::new(DropReason::LocalInjection, Direction::ToUnderlay)
+    })
 }
 
 /// Encapsulated packets carry DF and no options: between VTEPs, what hides its port hides what it

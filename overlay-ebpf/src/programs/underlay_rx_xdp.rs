@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use overlay_ebpf::{
-    abi::{Config, ConfigFlags, Direction, DropReason, SecurityAssociationKey, VtepKey},
+    abi::{Config, ConfigFlags, Direction, DropReason},
     packet::{ethernet::ether_type, ip_protocol},
 };
 
@@ -34,21 +34,9 @@ pub fn underlay_rx_xdp(ctx: &XdpContext) -> Result<u32, Drop> {
     let drop = |reason| Drop::new(reason, Direction::FromUnderlay);
     match outer::classify(ctx, config, length).map_err(drop)? {
         Class::Foreign => Ok(XDP_PASS),
-        Class::Esp { source, spi } => {
-            let key = SecurityAssociationKey {
-                spi,
-                receiver: config.node,
-            };
-            let Some(sa) = maps::security_association(&key) else {
-                return Ok(XDP_PASS);
-            };
-            match maps::vtep(&VtepKey { address: source }) {
-                Some(vtep) if vtep.peer == sa.peer => Ok(XDP_PASS),
-                _ => Err(Drop {
-                    peer: sa.peer,
-                    ..drop(DropReason::UnknownVtep)
-                }),
-            }
+        Class::Esp { source, spi, .. } => {
+            outer::check_esp_source(config, source, spi)?;
+            Ok(XDP_PASS)
         }
         Class::Vxlan(outer) => {
             let drop = |reason| Drop {

@@ -3,7 +3,11 @@
 //! Configured as Docker's overlay driver does it: the vxlan device answers ARP and neighbour
 //! solicitations from permanent neighbours and learns nothing.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    io,
+    net::{Ipv6Addr, UdpSocket},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -12,6 +16,7 @@ use super::{
     addressing::{mac_text, prefix_length},
     command,
     keyring::{push_hex, zeroizing_text},
+    set_option,
 };
 
 const PORT: u16 = 4789;
@@ -29,6 +34,8 @@ pub struct StockNode {
     /// Own VTEP, peer's VTEP, peer's index.
     pairs: Vec<(String, String, u32)>,
     encrypted: bool,
+    /// The port of ESP in UDP, and the socket by which the kernel receives it (RFC 3948).
+    esp_in_udp: Option<(u16, UdpSocket)>,
 }
 
 impl StockNode {
@@ -49,12 +56,21 @@ impl StockNode {
                 .all(|network| network.encrypted == encrypted),
             "a stock node encrypts all VXLAN to a peer or none: its policies know no VNI"
         );
+        let esp_in_udp = match lab.spec.settings.get("esp_in_udp_port") {
+            Some(port) => {
+                let port = port.as_u64().and_then(|port| port.try_into().ok());
+                let port = port.context("esp_in_udp_port is a port")?;
+                Some((port, esp_in_udp_socket(&netns, port)?))
+            }
+            None => None,
+        };
         let node = Self {
             index,
             netns,
             slot: 1,
             pairs,
             encrypted,
+            esp_in_udp,
         };
         for number in 0..spec.networks.len() {
             node.network(lab, number)?;
@@ -199,6 +215,9 @@ impl StockNode {
                     );
                     push_hex(&mut text.0, material);
                     text.0.push_str(" 128");
+                    if let Some((port, _)) = &self.esp_in_udp {
+                        write!(text.0, " encap espinudp {port} {port} 0.0.0.0")?;
+                    }
                 }
                 text.0.push('\n');
             }
@@ -233,4 +252,18 @@ impl StockNode {
         }
         Ok(())
     }
+}
+
+/// For both families. Dropped, the kernel no longer takes ESP out of UDP.
+fn esp_in_udp_socket(netns: &Netns, port: u16) -> Result<UdpSocket> {
+    /// include/uapi/linux/udp.h
+    const UDP_ENCAP: libc::c_int = 100;
+    const UDP_ENCAP_ESPINUDP: libc::c_int = 2;
+    netns
+        .enter(|| {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
+            set_option(&socket, libc::SOL_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)?;
+            Ok::<_, io::Error>(socket)
+        })?
+        .with_context(|| format!("receive ESP in UDP in {}", netns.name()))
 }

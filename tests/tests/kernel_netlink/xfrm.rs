@@ -47,6 +47,7 @@ fn state(mode: StateMode) -> State {
         reqid: REQID,
         replay_window: 1024,
         hard_byte_limit: Some(1 << 46),
+        encap: None,
         keying: Keying::Keyed(KeyMaterial::new([KEY; KeyMaterial::LEN])),
     }
 }

@@ -15,6 +15,8 @@ pub use overlay_ebpf::abi::{DropReason as Reason, program};
 /// decapsulated frames on a second way, "od" (`programs::origin`).
 pub const ENCRYPT: u16 = 0x6f76;
 pub const PLAINTEXT: u16 = 0x6f70;
+/// Of ESP in UDP that `underlay_audit` has seen, "ou".
+pub const ESP_IN_UDP: u16 = 0x6f75;
 pub const DELIVER: u16 = 0x6f64;
 
 /// A frame, what the outer header must copy of it, and the hash that must choose its path.

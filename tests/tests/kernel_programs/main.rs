@@ -12,6 +12,7 @@ mod coverage;
 mod decapsulate;
 mod decrypted;
 mod encapsulate;
+mod esp_in_udp;
 mod flood;
 mod internal;
 mod malformed;
@@ -56,6 +57,8 @@ tables! {
     cleartext_does_not_leave: audit;
     /// `underlay_rx_xdp`, `underlay_rx`: what both refuse, and what is not theirs.
     what_peers_may_not_deliver_is_refused: receive;
+    /// `underlay_rx_xdp`, `underlay_rx`, `underlay_audit`: ESP in UDP.
+    esp_in_udp_of_peers_becomes_esp: esp_in_udp;
     /// `underlay_rx_xdp`: what it decapsulates itself.
     xdp_takes_what_gains_nothing_from_gro: xdp;
     /// `underlay_rx`.

@@ -29,6 +29,7 @@ pub fn compile(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Proble
     if plan.facts.features.nft {
         objects.firewall = Some(Firewall {
             port: plan.desired.settings.port,
+            esp_in_udp_port: plan.desired.settings.esp_in_udp_port,
             local_vteps: plan.desired.node.vteps.iter().copied().collect(),
             accepts: if plan.ipsec {
                 plan.facts.foreign_chains.clone()

@@ -7,7 +7,7 @@ use crate::dataplane::{
     desired::{Direction, Keying, SecurityAssociation},
     guard::block_policy_key,
     key_id::KeyId,
-    objects::{Objects, Policy, PolicyAction, PolicyKey, State, StateKey, StateMode},
+    objects::{Encap, Objects, Policy, PolicyAction, PolicyKey, State, StateKey, StateMode},
     problem::{Problem, Subject},
 };
 
@@ -82,6 +82,10 @@ fn install(plan: &Plan<'_>, peer: &PeerPlan<'_>, sa: &SecurityAssociation, objec
             reqid: settings.reqid,
             replay_window: REPLAY_WINDOW,
             hard_byte_limit: settings.hard_byte_limit,
+            encap: settings
+                .esp_in_udp_port
+                .filter(|_| sa.direction == Direction::Out)
+                .map(|port| Encap::new(spi, port)),
             keying: sa.keying.clone(),
         },
     );

@@ -70,6 +70,7 @@ fn config(desired: &DataPlane, facts: &UnderlayFacts, objects: &Objects) -> Conf
         event_sample: settings.event_sample,
         mark: settings.mark,
         port: settings.port,
+        esp_in_udp_port: settings.esp_in_udp_port.unwrap_or(0),
     }
 }
 

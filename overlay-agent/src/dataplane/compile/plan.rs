@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use overlay_ebpf::{
     abi::{self, PeerIndex, Vni},
-    packet::mtu::MIN_INNER_IPV6,
+    packet::mtu::{Carrier, MIN_INNER_IPV6},
 };
 
 use crate::dataplane::{
@@ -95,6 +95,23 @@ impl<'a> Plan<'a> {
                     conflict.object, conflict.effect
                 ),
                 "remove it or change its priority and selector (`ip xfrm policy`, `ip xfrm state`)",
+            ));
+        }
+        if let Some(port) = desired.settings.esp_in_udp_port
+            && !facts.esp_in_udp_sockets.is_empty()
+        {
+            let sockets: Vec<String> = facts
+                .esp_in_udp_sockets
+                .iter()
+                .map(|address| SocketAddr::new(*address, port).to_string())
+                .collect();
+            problems.push(Problem::warning(
+                Subject::Node,
+                format!(
+                    "esp_in_udp_port = {port} is also that of other software ({}): ESP with SPIs of the overlay never reaches it",
+                    sockets.join(", ")
+                ),
+                "set another esp_in_udp_port on every node, unless it is an IKE daemon that uses other SPIs",
             ));
         }
         if !facts.features.nft {
@@ -229,6 +246,18 @@ impl<'a> Plan<'a> {
                 "reach it over an Ethernet or IP device".to_owned(),
             ));
         }
+        if let Some(route) = route
+            && self.desired.settings.esp_in_udp_port.is_some()
+            && self.facts.lacks_ethernet(&route.device)
+        {
+            obstacles.push((
+                format!(
+                    "esp_in_udp_port is set and {} has no Ethernet header: underlay_rx, which takes ESP out of UDP, cannot read its packets",
+                    route.device
+                ),
+                "leave esp_in_udp_port out on every node, or route to the peer through an Ethernet device".to_owned(),
+            ));
+        }
         if !local_vtep.is_ipv4() && !self.facts.features.ipv6 {
             obstacles.push((
                 "this kernel has no IPv6".to_owned(),
@@ -346,10 +375,12 @@ impl<'a> Plan<'a> {
                 outer_mtu: device.mtu,
             })
         });
+        let port = self.desired.settings.esp_in_udp_port.unwrap_or(0);
+        let carrier = Carrier::of(network.encrypted, port);
         if paths.is_empty() {
-            mtu::network_mtu(devices, network.encrypted, manual)
+            mtu::network_mtu(devices, carrier, manual)
         } else {
-            mtu::network_mtu(paths, network.encrypted, manual)
+            mtu::network_mtu(paths, carrier, manual)
         }
     }
 

@@ -459,6 +459,64 @@ fn links_carry_the_settings() {
 }
 
 #[test]
+fn esp_in_udp_gives_each_outbound_sa_a_port_and_costs_eight_bytes() {
+    let mut desired = example();
+    desired.settings.esp_in_udp_port = Some(4500);
+    let compiled = compiled(&desired);
+    assert_eq!(compiled.problems, []);
+    let objects = &compiled.objects;
+    assert_eq!(objects.maps.networks[&blue()].mtu, 1408);
+    assert_eq!(
+        objects.maps.networks[&abi::NetworkKey { vni: 4097 }].mtu,
+        1450
+    );
+    let config = objects.maps.config.unwrap();
+    assert_eq!((config.port, config.esp_in_udp_port), (4789, 4500));
+    let firewall = objects.firewall.as_ref().unwrap();
+    assert_eq!(
+        (firewall.port, firewall.esp_in_udp_port),
+        (4789, Some(4500))
+    );
+    let mut ports = BTreeSet::new();
+    for state in objects.states.values() {
+        match (state.mode, state.encap) {
+            (StateMode::Transport, Some(encap)) => {
+                assert_eq!(encap.destination_port, 4500);
+                assert!(ports.insert(encap.source_port), "{encap:?}");
+            }
+            (StateMode::Beet { .. }, None) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(ports.len(), 2);
+}
+
+#[test]
+fn esp_in_udp_needs_an_ethernet_device() {
+    let mut desired = example();
+    let mut facts = facts(&desired);
+    facts.layer3.insert("eth0".into());
+    assert_eq!(lanes(&compile(&desired, &facts).unwrap(), 2), Some(2));
+    desired.settings.esp_in_udp_port = Some(4500);
+    let compiled = compile(&desired, &facts).unwrap();
+    assert_eq!(lanes(&compiled, 2), Some(0));
+    assert!(closes(&compiled, "has no Ethernet header"));
+}
+
+#[test]
+fn other_software_on_the_port_of_esp_in_udp_is_named() {
+    let mut desired = example();
+    let mut facts = facts(&desired);
+    facts.esp_in_udp_sockets = ["0.0.0.0".parse().unwrap()].into();
+    assert_eq!(compile(&desired, &facts).unwrap().problems, []);
+    desired.settings.esp_in_udp_port = Some(4500);
+    let problems = compile(&desired, &facts).unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].reason.contains("0.0.0.0:4500"), "{problems:?}");
+    assert!(!problems[0].closes);
+}
+
+#[test]
 fn contradictions_are_refused_by_name() {
     type Spoil = fn(&mut DataPlane);
     fn route(to: &str, length: u8, via: Option<&str>) -> Route {
@@ -467,7 +525,7 @@ fn contradictions_are_refused_by_name() {
             via: via.map(|via| via.parse().unwrap()),
         }
     }
-    let cases: [(&str, Spoil); 25] = [
+    let cases: [(&str, Spoil); 26] = [
         ("own", |d| {
             let mut peer = d.peers.remove(&index(3)).unwrap();
             peer.index = index(1);
@@ -517,6 +575,13 @@ fn contradictions_are_refused_by_name() {
             peer.sas[1].keying = peer.sas[0].keying.clone();
         }),
         ("do not fit", |d| d.settings.mark.shift = 0),
+        ("on which VXLAN comes in", |d| {
+            d.settings.esp_in_udp_port = Some(d.settings.port)
+        }),
+        ("for a VXLAN header", |d| {
+            d.node.index = index(0x8000);
+            d.settings.esp_in_udp_port = Some(4500);
+        }),
         ("must be below block_priority", |d| {
             d.settings.policy_priority = u32::MAX
         }),

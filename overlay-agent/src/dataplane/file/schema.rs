@@ -44,6 +44,8 @@ pub struct Node {
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub port: u16,
+    /// 0 is plain ESP.
+    pub esp_in_udp_port: u16,
     pub mark: Mark,
     pub if_id: u32,
     pub reqid: u32,
@@ -363,6 +365,7 @@ impl Default for Settings {
     fn default() -> Self {
         let desired::Settings {
             port,
+            esp_in_udp_port,
             mark: MarkLayout { value, mask, shift },
             if_id,
             reqid,
@@ -375,6 +378,7 @@ impl Default for Settings {
         } = desired::Settings::default();
         Self {
             port,
+            esp_in_udp_port: esp_in_udp_port.unwrap_or(0),
             mark: Mark { value, mask, shift },
             if_id,
             reqid,
@@ -447,6 +451,7 @@ impl From<Settings> for desired::Settings {
         let Mark { value, mask, shift } = settings.mark;
         Self {
             port: settings.port,
+            esp_in_udp_port: (settings.esp_in_udp_port != 0).then_some(settings.esp_in_udp_port),
             mark: MarkLayout { value, mask, shift },
             if_id: settings.if_id,
             reqid: settings.reqid,

@@ -280,6 +280,51 @@ fn adopted_sas_stay_as_they_are() {
 }
 
 #[test]
+fn esp_in_udp_comes_with_a_new_slot_and_goes_with_a_new_slot() {
+    let outbound = |kernel: &SimulatedKernel| -> Vec<bool> {
+        let states = kernel.objects.states.values();
+        states
+            .filter(|state| state.mode == StateMode::Transport)
+            .map(|state| state.encap.is_some())
+            .collect()
+    };
+    let mut kernel = SimulatedKernel::new();
+    let plain = example();
+    apply(&mut kernel, &plain);
+    assert_eq!(outbound(&kernel), [false, false]);
+
+    // The node can receive ESP in UDP and goes on sending plain ESP: the SAs stay.
+    let mut udp = example();
+    udp.settings.esp_in_udp_port = Some(4500);
+    let report = apply(&mut kernel, &udp);
+    assert!(
+        report.is_complete() && report.problems.is_empty(),
+        "{report:?}"
+    );
+    assert_eq!(outbound(&kernel), [false, false]);
+    assert_eq!(kernel.objects.maps.config.unwrap().esp_in_udp_port, 4500);
+    assert_eq!(apply(&mut kernel, &udp), Report::default());
+
+    let mut kernel = SimulatedKernel::new();
+    apply(&mut kernel, &udp);
+    assert_eq!(outbound(&kernel), [true, true]);
+    for port in [None, Some(4501)] {
+        udp.settings.esp_in_udp_port = port;
+        let report = apply(&mut kernel, &udp);
+        assert!(
+            report
+                .problems
+                .iter()
+                .any(|p| p.closes && p.reason.contains("esp_in_udp_port")),
+            "{report:?}"
+        );
+        let entry = &kernel.objects.maps.peers[&abi::PeerKey { peer: 2 }];
+        assert_eq!(entry.tx.lanes, 0);
+    }
+    assert_eq!(kernel.violations, Vec::<String>::new());
+}
+
+#[test]
 fn failed_sa_keeps_the_peer_closed_and_the_rest_goes_on() {
     let mut kernel = SimulatedKernel::new();
     let steps = plan(

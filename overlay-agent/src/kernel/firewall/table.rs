@@ -16,6 +16,8 @@ const PREROUTING: &str = "prerouting";
 
 /// Priority of both chains: `raw`, before connection tracking at −200.
 const PRIORITY: i32 = -300;
+/// Comment of the rule that names [`Firewall::esp_in_udp_port`].
+const SENT_ESP_IN_UDP: &str = "sent ESP in UDP";
 /// By number: names depend on /etc/protocols.
 const ESP: u32 = 50;
 
@@ -87,6 +89,16 @@ fn objects(firewall: &Firewall) -> Vec<Value> {
             ),
             rule(OUTPUT, "sent ESP", vec![vtep("saddr"), esp(), notrack()]),
         ]);
+        // What XFRM sends passes the output hook too, so that what local processes send to the port is
+        // left to `underlay_audit`. Received, `underlay_rx` has made ESP of it.
+        if let Some(port) = firewall.esp_in_udp_port {
+            let udp = matches(payload("udp", "dport"), json!(port));
+            objects.push(rule(
+                OUTPUT,
+                SENT_ESP_IN_UDP,
+                vec![vtep("saddr"), udp, notrack()],
+            ));
+        }
     }
     objects
 }
@@ -126,6 +138,7 @@ pub(super) fn matches(left: Value, right: Value) -> Value {
 pub(super) fn read(listing: &[Value]) -> Firewall {
     let mut firewall = Firewall {
         port: port(listing).unwrap_or(0),
+        esp_in_udp_port: esp_in_udp_port(listing),
         local_vteps: vteps(listing),
         ..Firewall::default()
     };
@@ -163,6 +176,15 @@ fn port(listing: &[Value]) -> Option<u16> {
         .filter_map(|object| object.get("rule"))
         .filter(|rule| rule["chain"] == OUTPUT)
         .find_map(|rule| rule["expr"][0]["match"]["right"].as_u64())
+        .and_then(|port| u16::try_from(port).ok())
+}
+
+fn esp_in_udp_port(listing: &[Value]) -> Option<u16> {
+    listing
+        .iter()
+        .filter_map(|object| object.get("rule"))
+        .find(|rule| rule["comment"] == SENT_ESP_IN_UDP)
+        .and_then(|rule| rule["expr"][1]["match"]["right"].as_u64())
         .and_then(|port| u16::try_from(port).ok())
 }
 
@@ -284,6 +306,15 @@ mod tests {
         let listing = listed(&firewall());
         assert_eq!(read(&listing), firewall());
         assert_eq!(local_injection(&listing), Some((3, 120)));
+    }
+
+    #[test]
+    fn table_with_esp_in_udp_is_read_back_as_set() {
+        let firewall = Firewall {
+            esp_in_udp_port: Some(4500),
+            ..firewall()
+        };
+        assert_eq!(read(&listed(&firewall)), firewall);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     dataplane::{
         desired::Keying,
-        objects::{State, StateKey, StateMode},
+        objects::{Encap, State, StateKey, StateMode},
     },
     secret::KeyMaterial,
 };
@@ -41,8 +41,7 @@ const ESN_WINDOW: usize = 20;
 const MAX_REPLAY_WINDOW: u32 = 4096;
 
 /// XFRM attributes that change what an SA does; an SA of ours with one of them was tampered with.
-const ALTERING: [u16; 7] = [
-    nl::XFRMA_ENCAP,
+const ALTERING: [u16; 6] = [
     nl::XFRMA_COADDR,
     nl::XFRMA_MARK,
     nl::XFRMA_TFCPAD,
@@ -57,6 +56,12 @@ const ALGORITHMS: [u16; 5] = [
     nl::XFRMA_ALG_CRYPT,
     nl::XFRMA_ALG_COMP,
 ];
+
+/// `UDP_ENCAP_ESPINUDP` (linux/udp.h).
+const ESP_IN_UDP: u16 = 2;
+/// `struct xfrm_encap_tmpl` (linux/xfrm.h): type in host byte order, source and destination port in
+/// network byte order, 2 bytes of padding, and an address that nothing reads.
+const ENCAP_LEN: usize = 24;
 
 /// Counters of an SA.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,12 +144,17 @@ impl Found {
         let mut altered = false;
         let mut if_id = 0;
         let mut window = None;
+        let mut encap = None;
         for attribute in attributes(rest) {
             let (kind, value) = attribute?;
             larval &= !ALGORITHMS.contains(&kind);
             altered |= ALTERING.contains(&kind) && !is_null_mark(kind, value);
             match kind {
                 nl::XFRMA_ALG_AEAD => cipher = is_our_cipher(value),
+                nl::XFRMA_ENCAP => {
+                    encap = read_encap(value);
+                    altered |= encap.is_none();
+                }
                 nl::XFRMA_IF_ID => if_id = u32_at(value, 0).unwrap_or(0),
                 nl::XFRMA_REPLAY_ESN_VAL => {
                     let field = |offset| u32_at(value, offset).unwrap_or(0);
@@ -170,7 +180,9 @@ impl Found {
             nl::XFRM_MODE_TRANSPORT if plain && if_id == 0 && is_open(&info.selector) => {
                 StateMode::Transport
             }
-            nl::XFRM_MODE_BEET if plain && info.selector == pair => StateMode::Beet { if_id },
+            nl::XFRM_MODE_BEET if plain && encap.is_none() && info.selector == pair => {
+                StateMode::Beet { if_id }
+            }
             _ => StateMode::Other,
         };
         Ok(Self {
@@ -188,6 +200,7 @@ impl Found {
                 replay_window: window.unwrap_or(0),
                 hard_byte_limit: (limits.hard_byte_limit != nl::XFRM_INF)
                     .then_some(limits.hard_byte_limit),
+                encap,
                 keying: Keying::Adopted,
             },
             usage,
@@ -202,12 +215,14 @@ pub(super) fn equal(found: &State, wanted: &State) -> bool {
         reqid,
         replay_window,
         hard_byte_limit,
+        encap,
         keying: _,
     } = found;
     *mode == wanted.mode
         && *reqid == wanted.reqid
         && *replay_window == wanted.replay_window
         && *hard_byte_limit == wanted.hard_byte_limit
+        && *encap == wanted.encap
 }
 
 /// Whether the SA of a description has this key. False where the kernel does not tell keys
@@ -236,6 +251,19 @@ fn is_our_cipher(value: &[u8]) -> bool {
     end.and_then(|end| name.get(..end)) == Some(AEAD)
         && u32_at(value, AEAD_NAME_LEN) == Some(KEY_BITS)
         && u32_at(value, AEAD_NAME_LEN + 4) == Some(ICV_BITS)
+}
+
+/// `None` if it is not ESP in UDP.
+fn read_encap(value: &[u8]) -> Option<Encap> {
+    let (kind, ports) = value.get(..6)?.split_at(2);
+    if kind != ESP_IN_UDP.to_ne_bytes() {
+        return None;
+    }
+    let port = |at: usize| Some(u16::from_be_bytes(ports.get(at..at + 2)?.try_into().ok()?));
+    Some(Encap {
+        source_port: port(0)?,
+        destination_port: port(2)?,
+    })
 }
 
 /// The kernel may tell a mark that matches everything.
@@ -324,6 +352,17 @@ pub(super) fn install(kind: u16, key: &StateKey, state: &State) -> Result<Planne
     if let Some(if_id) = if_id {
         request = request.attribute(nl::XFRMA_IF_ID, &[&if_id.to_ne_bytes()]);
     }
+    if let Some(encap) = state.encap {
+        request = request.attribute(
+            nl::XFRMA_ENCAP,
+            &[
+                &ESP_IN_UDP.to_ne_bytes(),
+                &encap.source_port.to_be_bytes(),
+                &encap.destination_port.to_be_bytes(),
+                &[0; ENCAP_LEN - 6],
+            ],
+        );
+    }
     Ok(Planned {
         request,
         action: format!("install SA {key}"),
@@ -376,6 +415,7 @@ mod tests {
             reqid: 7,
             replay_window: 1000,
             hard_byte_limit: Some(1 << 40),
+            encap: None,
             keying: Keying::Keyed(KeyMaterial::new([0x5a; KeyMaterial::LEN])),
         }
     }
@@ -397,6 +437,31 @@ mod tests {
             assert!(equal(&found, &wanted), "{found:?}");
             assert_eq!(found.keying, Keying::Adopted);
         }
+    }
+
+    #[test]
+    fn ports_of_esp_in_udp_are_read_back_and_compared() {
+        let mut state = wanted(StateMode::Transport);
+        state.encap = Some(Encap::new(key().spi, 4500));
+        assert_eq!(state.encap.map(|encap| encap.source_port), Some(0xc002));
+        let mut bytes = body(&state);
+        let found = Found::parse(&bytes).unwrap().state;
+        assert!(equal(&found, &state), "{found:?}");
+        assert!(!equal(&found, &wanted(StateMode::Transport)));
+
+        // The attribute is the last one; its first byte is the type.
+        let kind = bytes.len() - ENCAP_LEN;
+        bytes[kind] = 7;
+        let found = Found::parse(&bytes).unwrap().state;
+        assert_eq!((found.mode, found.encap), (StateMode::Other, None));
+    }
+
+    #[test]
+    fn an_inbound_sa_with_esp_in_udp_is_not_ours() {
+        let mut state = wanted(StateMode::Beet { if_id: 3 });
+        state.encap = Some(Encap::new(key().spi, 4500));
+        let found = Found::parse(&body(&state)).unwrap().state;
+        assert_eq!(found.mode, StateMode::Other);
     }
 
     #[test]

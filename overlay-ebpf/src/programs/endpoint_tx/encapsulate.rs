@@ -72,15 +72,15 @@ pub fn exit(
     flow: &Flow,
 ) -> Result<Exit, DropReason> {
     if !flow.encrypted {
-        let exit =
-            next_hop::look_up(ctx, config, peer, flow.outer_len(peer)).map_err(NoWay::reason)?;
+        let exit = next_hop::look_up(ctx, config, peer, flow.outer_len(config, peer))
+            .map_err(NoWay::reason)?;
         ctx.set_mark(0);
         ctx.set_tc_index(origin::PLAIN);
         return Ok(exit);
     }
     if flow.packet_len > SAFE_LEN
         && let Err(NoWay::TooBig { .. }) =
-            next_hop::look_up(ctx, config, peer, flow.outer_len(peer))
+            next_hop::look_up(ctx, config, peer, flow.outer_len(config, peer))
     {
         return Err(DropReason::FrameTooBig);
     }

@@ -117,5 +117,5 @@ fn path_mtu(ctx: &TcContext, config: &Config, peer: &Peer, flow: &Flow) -> u32 {
         Err(NoWay::TooBig { path_mtu }) => u32::from(path_mtu),
         _ => peer.underlay_mtu,
     };
-    mtu::inner_mtu(outer, family(peer), flow.encrypted).unwrap_or(mtu::MIN_INNER)
+    mtu::inner_mtu(outer, family(peer), flow.carrier(config)).unwrap_or(mtu::MIN_INNER)
 }

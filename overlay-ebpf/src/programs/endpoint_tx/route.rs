@@ -2,13 +2,13 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_ebpf::{
-    abi::{DropReason, Network, NetworkFlags, Peer, ids::is_mapped},
+    abi::{Config, DropReason, Network, NetworkFlags, Peer, ids::is_mapped},
     packet::{
         ethernet::ether_type,
         flow, ip_protocol,
         ipv4::Ipv4,
         ipv6::Ipv6,
-        mtu::{self, Family},
+        mtu::{self, Carrier, Family},
     },
 };
 
@@ -31,10 +31,16 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// What carries the frame to a peer.
+    #[inline(always)]
+    pub fn carrier(&self, config: &Config) -> Carrier {
+        Carrier::of(self.encrypted, config.esp_in_udp_port)
+    }
+
     /// Length of the outer IP packet that carries the packet, or a segment of it, to `peer`.
     #[inline(always)]
-    pub fn outer_len(&self, peer: &Peer) -> u16 {
-        let len = mtu::outer_len(self.packet_len, family(peer), self.encrypted);
+    pub fn outer_len(&self, config: &Config, peer: &Peer) -> u16 {
+        let len = mtu::outer_len(self.packet_len, family(peer), self.carrier(config));
         if len > u32::from(u16::MAX) {
             u16::MAX
         } else {

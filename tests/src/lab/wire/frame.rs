@@ -7,6 +7,8 @@ use std::{
 
 /// RFC 7348 section 5.
 const VXLAN_PORT: u16 = 4789;
+/// RFC 3948: the port that tests set for ESP in UDP.
+const ESP_IN_UDP_PORT: u16 = 4500;
 
 const ETHERNET: usize = 14;
 const IPV6: usize = 40;
@@ -37,6 +39,21 @@ pub struct Esp {
     /// The low 32 bits.
     pub sequence: u32,
     pub iv: [u8; 8],
+    /// Source port of ESP in UDP; `None` is plain ESP.
+    pub udp_source_port: Option<u16>,
+}
+
+impl Esp {
+    fn parse((source, destination): (IpAddr, IpAddr), payload: &[u8]) -> Option<Self> {
+        Some(Self {
+            source,
+            destination,
+            spi: u32_at(payload, 0)?,
+            sequence: u32_at(payload, 4)?,
+            iv: payload.get(8..16)?.try_into().ok()?,
+            udp_source_port: None,
+        })
+    }
 }
 
 /// A VXLAN packet in clear.
@@ -104,17 +121,18 @@ impl Kind {
         frame: &[u8],
         at: usize,
         protocol: u8,
-        (source, destination): (IpAddr, IpAddr),
+        addresses: (IpAddr, IpAddr),
     ) -> Option<Self> {
         let payload = frame.get(at..)?;
         Some(match protocol {
-            50 => Self::Esp(Esp {
-                source,
-                destination,
-                spi: u32_at(payload, 0)?,
-                sequence: u32_at(payload, 4)?,
-                iv: payload.get(8..16)?.try_into().ok()?,
-            }),
+            50 => Self::Esp(Esp::parse(addresses, payload)?),
+            // SPI 0 is IKE (RFC 3948 section 2.2).
+            17 if u16_at(payload, 2)? == ESP_IN_UDP_PORT && u32_at(payload, UDP)? != 0 => {
+                Self::Esp(Esp {
+                    udp_source_port: Some(u16_at(payload, 0)?),
+                    ..Esp::parse(addresses, payload.get(UDP..)?)?
+                })
+            }
             17 if u16_at(payload, 2)? == VXLAN_PORT => Self::Vxlan(Vxlan {
                 vni: u32_at(payload, UDP + 4)? >> 8,
                 source_port: u16_at(payload, 0)?,
@@ -133,6 +151,7 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Esp(esp) if esp.udp_source_port.is_some() => f.write_str("ESP in UDP"),
             Self::Esp(_) => f.write_str("ESP"),
             Self::Vxlan(vxlan) => write!(f, "VXLAN VNI {}", vxlan.vni),
             Self::Arp => f.write_str("ARP"),
@@ -177,6 +196,30 @@ mod tests {
         assert_eq!(
             Kind::of(&ipv4(17, 0x4000, &[0; 16])).to_string(),
             "UDP to port 0"
+        );
+    }
+
+    #[test]
+    fn esp_in_udp_is_esp_with_a_source_port_and_ike_is_not() {
+        let mut payload = vec![0xc0, 0x11, 0x11, 0x94, 0, 40, 0, 0];
+        payload.extend([0, 0, 0x10, 0x11, 0, 0, 0, 7]);
+        payload.extend([9; 24]);
+        let kind = Kind::of(&ipv4(17, 0x4000, &payload));
+        assert_eq!(kind.to_string(), "ESP in UDP");
+        assert!(matches!(
+            kind,
+            Kind::Esp(Esp {
+                spi: 0x1011,
+                sequence: 7,
+                iv: [9, ..],
+                udp_source_port: Some(0xc011),
+                ..
+            })
+        ));
+        payload[8..12].fill(0);
+        assert_eq!(
+            Kind::of(&ipv4(17, 0x4000, &payload)).to_string(),
+            "UDP to port 4500"
         );
     }
 
