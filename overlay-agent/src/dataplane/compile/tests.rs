@@ -525,7 +525,7 @@ fn contradictions_are_refused_by_name() {
             via: via.map(|via| via.parse().unwrap()),
         }
     }
-    let cases: [(&str, Spoil); 26] = [
+    let cases: [(&str, Spoil); 27] = [
         ("own", |d| {
             let mut peer = d.peers.remove(&index(3)).unwrap();
             peer.index = index(1);
