@@ -66,7 +66,6 @@ pub fn of(name: &str, machine: &Machine, kernels: &[Kernel], quick: bool) -> Vec
         "kernel" if quick && !machine.ipsec => places.extend(newest),
         _ if quick && here => {}
         _ if quick => places.extend(newest),
-        "plain" => places.extend(newest),
         _ => places.extend(all),
     }
     places
@@ -108,10 +107,10 @@ mod tests {
     }
 
     #[test]
-    fn plain_networks_are_tested_here_and_on_the_newest() {
+    fn plain_networks_are_tested_on_every_kernel() {
         assert_eq!(
             of("plain_tcp", &machine(true, false), ALL, false),
-            [Here, Vm(V6_12)]
+            [Here, Vm(V6_1), Vm(V6_12)]
         );
     }
 

@@ -1,10 +1,14 @@
 //! What must hold between two containers of a network, however their nodes are connected.
 
+mod frames;
+
+pub use self::frames::{GROUPS, frames_of_every_length, replicated, send_to_group};
+
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{
+use crate::lab::{
     Container, Lab,
     addressing::Family,
     eventually,
