@@ -123,7 +123,9 @@ fn congestion_on_the_way_is_told_inside() -> Result<()> {
         nft.args(["-f", "-"]);
         let table = format!(
             "table netdev congested {{ chain in {{
-               type filter hook ingress device {WIRE} priority -500; {rule} }} }}\n"
+               type filter hook ingress device {WIRE} priority -500
+               {rule}
+             }} }}\n"
         );
         command::feed(&mut nft, &table)?;
 

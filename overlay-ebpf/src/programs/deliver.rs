@@ -5,7 +5,10 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_proto, bpf_skb_change_tail},
+    helpers::{
+        bpf_redirect, bpf_redirect_peer, bpf_skb_change_proto, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
 use overlay_ebpf::{
@@ -27,6 +30,9 @@ pub const V6: usize = 14 + 40 + 8 + 8;
 
 /// Length of the shortest frame that Ethernet carries, without its checksum.
 const PADDED: u32 = 60;
+
+/// Length of the shortest frame with an IP packet, which the kernel takes every packet for.
+const SHORTEST: u32 = 14 + 20;
 
 /// Takes `OVERHEAD` bytes off and delivers.
 #[inline(always)]
@@ -60,36 +66,12 @@ pub fn skb<const OVERHEAD: usize>(
             _ => {}
         }
     }
-    if !copy_ethernet(ctx, OVERHEAD, 0) {
-        return Err(DropReason::DecapFailed);
-    }
-    // `bpf_skb_adjust_room` refuses to leave less than an IP header of the family of
-    // `skb->protocol`, or of the one that a flag names, behind the Ethernet header.
-    let ipv4_behind = !outer.ipv6 || flags & u64::from(BPF_F_ADJ_ROOM_DECAP_L3_IPV4) != 0;
-    let mut rest = OVERHEAD;
-    if !ipv4_behind && length < 14 + 40 {
-        // To the family of the smaller header, which takes the difference off, too.
-        // SAFETY: the context is the program's own.
-        let changed = unsafe { bpf_skb_change_proto(ctx.skb.skb, ether_type::IPV4.to_be(), 0) };
-        if changed != 0 {
-            return Err(DropReason::DecapFailed);
-        }
-        rest -= 40 - 20;
-    }
-    if length < 14 + 20 {
-        // Shorter than any IP packet: it gets the padding that Ethernet itself would give it. The
-        // kernel makes no packet longer that it knows to be encapsulated, as on a veth underlay.
-        // SAFETY: the context is the program's own.
-        let padded = unsafe { bpf_skb_change_tail(ctx.skb.skb, rest as u32 + PADDED, 0) };
-        if padded != 0 {
-            return Err(DropReason::DecapFailed);
-        }
-    }
-    // The Ethernet header in front stays; what is behind it goes.
-    if ctx
-        .adjust_room(-(rest as i32), BPF_ADJ_ROOM_MAC, flags)
-        .is_err()
-    {
+    let stripped = if length < SHORTEST {
+        pad(ctx, OVERHEAD as u32, length)
+    } else {
+        strip::<OVERHEAD>(ctx, outer, length, flags)
+    };
+    if !stripped {
         return Err(DropReason::DecapFailed);
     }
     if let Some(ecn) = inner_ecn
@@ -101,6 +83,51 @@ pub fn skb<const OVERHEAD: usize>(
     match arrival.target {
         Target::Endpoint { ifindex } => Ok(hand_over(ctx, config, ifindex, protocol_right, path)),
         Target::Flood => flood_local(ctx, arrival.vni, 0),
+    }
+}
+
+/// Takes `OVERHEAD` bytes off a packet that leaves a frame of at least [`SHORTEST`] bytes.
+#[inline(always)]
+fn strip<const OVERHEAD: usize>(ctx: &TcContext, outer: &Outer, length: u32, flags: u64) -> bool {
+    if !copy_ethernet(ctx, OVERHEAD, 0) {
+        return false;
+    }
+    // `bpf_skb_adjust_room` refuses to leave less than an IP header of the family of
+    // `skb->protocol`, or of the one that a flag names, behind the Ethernet header.
+    let ipv4_behind = !outer.ipv6 || flags & u64::from(BPF_F_ADJ_ROOM_DECAP_L3_IPV4) != 0;
+    let mut rest = OVERHEAD;
+    if !ipv4_behind && length < 14 + 40 {
+        // To the family of the smaller header, which takes the difference off, too.
+        // SAFETY: the context is the program's own.
+        let changed = unsafe { bpf_skb_change_proto(ctx.skb.skb, ether_type::IPV4.to_be(), 0) };
+        if changed != 0 {
+            return false;
+        }
+        rest -= 40 - 20;
+    }
+    // The Ethernet header in front stays; what is behind it goes.
+    ctx.adjust_room(-(rest as i32), BPF_ADJ_ROOM_MAC, flags)
+        .is_ok()
+}
+
+/// Makes of a packet with a frame shorter than [`SHORTEST`], `overhead` bytes from its start, that
+/// frame with the padding that Ethernet itself would give it: by leaving some of the outer headers'
+/// room, because the kernel makes no packet longer that it knows to be encapsulated.
+#[inline(never)]
+fn pad(ctx: &TcContext, overhead: u32, length: u32) -> bool {
+    // As words, which the compiler clears one by one; by a call, it would be byte by byte.
+    let mut frame = [0_u64; 8];
+    // Bounds that the verifier sees: 14 to 45 bytes.
+    let length = (core::hint::black_box(length - 14) & 31) + 14;
+    let room = -((overhead + length - PADDED) as i32);
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+    // SAFETY: `frame` has room for 64 bytes, of which `PADDED` are stored; the context is the program's
+    // own.
+    unsafe {
+        let (skb, bytes) = (ctx.skb.skb, frame.as_mut_ptr());
+        bpf_skb_load_bytes(skb.cast(), overhead, bytes.cast(), length) == 0
+            && ctx.adjust_room(room, BPF_ADJ_ROOM_MAC, flags).is_ok()
+            && bpf_skb_store_bytes(skb, 0, bytes.cast(), PADDED, 0) == 0
     }
 }
 
