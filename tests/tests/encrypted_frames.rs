@@ -125,7 +125,8 @@ fn congestion_on_the_way_is_told_inside() -> Result<()> {
             "table netdev congested {{ chain in {{
                type filter hook ingress device {WIRE} priority -500
                {rule}
-             }} }}\n"
+             }}
+             }}\n"
         );
         command::feed(&mut nft, &table)?;
 

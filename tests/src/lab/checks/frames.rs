@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::drops;
+use super::{drops, mtu};
 use crate::lab::{Family, Lab, RawSocket, eventually, traffic::UdpSink};
 
 /// Local experimental Ethertype 1 (IEEE 802).
@@ -31,8 +31,9 @@ pub fn frames_of_every_length(lab: &Lab, network: &str, pairs: &[(&str, &str)]) 
         let (source, destination) = (here.attachment(network)?, there.attachment(network)?);
         let sender = RawSocket::open(&here.netns, &source.interface)?;
         let receiver = RawSocket::open_receiver(&there.netns, &destination.interface)?;
+        let full = usize::try_from(mtu(here, network)?)?;
         // Without payload, shorter than any outer header, as short as a wire allows, and full.
-        for length in [0, 1, 5, 20, 36, 46, 47, 200, 1400] {
+        for length in [0, 1, 5, 20, 36, 46, 47, 200, full] {
             let sent = frame(destination.mac, source.mac, length);
             sender.send(&sent)?;
             let received = receiver.wait_for(Duration::from_secs(3), |frame| {
