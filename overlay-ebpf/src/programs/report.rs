@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use overlay_ebpf::abi::{CounterKey, Direction, DropEvent, DropReason};
 
-use super::{frame::Frame as _, maps};
+use super::{frame::Frame as _, maps, underlay_rx_xdp::length};
 
 /// Why and where a packet is dropped.
 #[derive(Clone, Copy)]
@@ -59,8 +59,7 @@ fn count_skb(ctx: &TcContext, drop: Drop, ethernet: &[u8; 14]) {
 #[inline(always)]
 pub fn dropped_xdp(ctx: &XdpContext, drop: Drop, verdict: u32) -> u32 {
     let ethernet = ctx.bytes::<14>(0).copied().unwrap_or([0; 14]);
-    let length = (ctx.data_end() - ctx.data()) as u32;
-    record(&drop, length, ctx.ingress_ifindex() as u32, &ethernet);
+    record(&drop, length(ctx), ctx.ingress_ifindex() as u32, &ethernet);
     #[cfg(feature = "aya-log")]
     log(ctx, &drop);
     verdict

@@ -67,7 +67,7 @@ pub fn underlay_rx_xdp(ctx: &XdpContext) -> Result<u32, Drop> {
 
 /// Length of the whole packet, fragments of a multi-buffer packet included.
 #[inline(always)]
-fn length(ctx: &XdpContext) -> u32 {
+pub fn length(ctx: &XdpContext) -> u32 {
     // SAFETY: the context is the program's own.
     unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as u32 }
 }

@@ -1,11 +1,11 @@
 //! What XDP decapsulates: UDP, and frames too short to be joined by GRO.
 
-use overlay_ebpf::abi::ConfigFlags;
+use overlay_ebpf::abi::{ConfigFlags, DropReason};
 use overlay_tests::testrun::{
     Row,
     frames::{V4, V6},
     row,
-    world::{A, C, D, PEER4, PEER6, PLAIN, PORT},
+    world::{A, C, D, NOWHERE, PEER4, PEER6, PLAIN, PORT},
 };
 
 use super::common::*;
@@ -113,6 +113,13 @@ pub fn rows() -> Vec<Row> {
         ..V4::default()
     };
     let inner = udp4(C, A, &V4::default(), 1, 2, 30).frame;
+    rows.push(
+        xdp(
+            "a packet of several buffers is counted with all its bytes",
+            arriving4(NOWHERE, &udp4(C, A, &V4::default(), 1, 2, 8000).frame),
+        )
+        .drops(DropReason::UnknownNetwork),
+    );
     rows.push(
         xdp(
             "the outer DSCP stays outside",
