@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::lab::{
-    Family, Lab, NetworkSpec, NodeSpec, RawSocket, Spec, WIRE,
+    Family, Lab, NetworkSpec, NodeSpec, RawSocket, Spec,
     checks::{self, Load, MARKER},
     command, eventually,
     traffic::{Ping, transfer},
@@ -119,11 +119,12 @@ fn congestion_on_the_way_is_told_inside() -> Result<()> {
         let (a, ip) = (lab.netns("a")?, lab.ip("b", NETWORK)?);
         eventually(PATIENCE, || lab.ping("a", "b", NETWORK)?.lossless())?;
         let node = lab.node(2)?;
-        let mut nft = node.netns.command("nft");
+        // In the switch: on the receiver's own device, GRO decrypts before any rule sees ESP.
+        let mut nft = lab.underlay.netns.command("nft");
         nft.args(["-f", "-"]);
         let table = format!(
             "table netdev congested {{ chain in {{
-               type filter hook ingress device {WIRE} priority -500
+               type filter hook ingress device port1 priority -500
                {rule}
              }}
              }}\n"
