@@ -94,6 +94,13 @@ pub fn json(line: &str) -> Value {
     parse(&command(line))
 }
 
+/// Whether a device of `ip -j link` is up and has a carrier. Its `operstate` follows later, from a work
+/// queue (net/core/link_watch.c).
+pub fn is_up(device: &Value) -> bool {
+    let flags = device["flags"].as_array().expect("flags");
+    flags.iter().any(|flag| flag == "UP") && flags.iter().any(|flag| flag == "LOWER_UP")
+}
+
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
