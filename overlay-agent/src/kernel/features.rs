@@ -3,6 +3,7 @@
 use std::{future::Future, io, net::IpAddr, path::Path, process::Command, thread};
 
 use overlay_ebpf::abi::{Lane, PeerIndex, Slot, Spi};
+use tokio::sync::OnceCell;
 
 use super::{bpf, links, redirect_peer, rtnl, xfrm};
 use crate::{
@@ -24,7 +25,11 @@ pub async fn probe(settings: &Settings) -> Features {
         tracing::debug!(%error, "BPF_F_ADJ_ROOM_DECAP_L3");
         false
     });
-    let redirect_peer = redirect_peer::scrubs().await.unwrap_or_else(|error| {
+    // A property of the kernel's code: seen once, it holds for the life of the process. A watch looks
+    // again and again.
+    static SCRUBS: OnceCell<bool> = OnceCell::const_new();
+    let scrubs = SCRUBS.get_or_try_init(redirect_peer::scrubs).await.copied();
+    let redirect_peer = scrubs.unwrap_or_else(|error| {
         tracing::debug!(%error, "bpf_redirect_peer");
         false
     });

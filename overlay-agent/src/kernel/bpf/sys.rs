@@ -257,6 +257,19 @@ pub(super) fn tcx_chain(ifindex: u32, hook: Hook) -> io::Result<Vec<ChainMember>
         .collect())
 }
 
+/// What the commands for one entry of a map take (`union bpf_attr`, include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MapElement {
+    map_fd: u32,
+    padding: u32,
+    /// Address of the key.
+    key: u64,
+    /// Address of the value.
+    value: u64,
+    flags: u64,
+}
+
 /// Reads an entry of an array map; `value` must have the map's value size.
 pub(super) fn array_read(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) -> io::Result<()> {
     #[repr(C)]
@@ -267,15 +280,6 @@ pub(super) fn array_read(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) -> i
         key_size: u32,
         value_size: u32,
     }
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Attr {
-        map_fd: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
     let mut info = Info::zeroed();
     object_info(map, &mut info)?;
     if info.kind != bpf_map_type::BPF_MAP_TYPE_ARRAY as u32
@@ -283,11 +287,11 @@ pub(super) fn array_read(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) -> i
     {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut attr = Attr {
+    let mut attr = MapElement {
         map_fd: fd_number(map),
         key: std::ptr::from_ref(&index) as u64,
         value: value.as_mut_ptr() as u64,
-        ..Attr::zeroed()
+        ..MapElement::zeroed()
     };
     // SAFETY: an array's key has four bytes, and `value` is writable for as many bytes as the
     // kernel writes, which it has just told.
@@ -324,22 +328,13 @@ pub(super) fn map_create(
 
 /// Puts a map into the only entry of a map of maps made by [`map_create`].
 pub(super) fn map_of_maps_set(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Attr {
-        map_fd: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
     let index = 0u32;
     let value = fd_number(inner);
-    let mut attr = Attr {
+    let mut attr = MapElement {
         map_fd: fd_number(outer),
         key: std::ptr::from_ref(&index) as u64,
         value: std::ptr::from_ref(&value) as u64,
-        ..Attr::zeroed()
+        ..MapElement::zeroed()
     };
     // SAFETY: keys and values of a map of maps have four bytes, and both outlive the call.
     unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
