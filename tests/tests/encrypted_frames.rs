@@ -33,11 +33,6 @@ fn only_esp(wire: &Wire) -> Result<()> {
     Ok(())
 }
 
-fn largest(wire: &Wire) -> usize {
-    let lengths = wire.frames().map(|frame| frame.bytes.len());
-    lengths.max().unwrap_or(0)
-}
-
 #[test]
 fn frames_of_any_ethertype_and_length_pass_over_ipv4_and_ipv6() -> Result<()> {
     for family in Family::BOTH {
@@ -82,7 +77,7 @@ fn jumbo_frames_pass_as_esp_in_one_piece() -> Result<()> {
             .with_context(|| format!("{family:?} underlay"))?;
         let wire = capture.stop()?;
         only_esp(&wire)?;
-        ensure!(largest(&wire) > 8900, "{} bytes at most", largest(&wire));
+        ensure!(wire.largest() > 8900, "{} bytes at most", wire.largest());
         checks::too_big_is_answered(&lab, "a", "b", NETWORK)
             .with_context(|| checks::drops(&lab))?;
     }
@@ -99,7 +94,7 @@ fn segments_are_joined_again_behind_esp() -> Result<()> {
         eventually(PATIENCE, || lab.ping("a", "b", NETWORK)?.lossless())?;
         let inside = Capture::start(b, &["eth0".to_owned()], Direction::Received)?;
         transfer(a, b, ip, 4 << 20, MARKER)?;
-        let joined = largest(&inside.stop()?);
+        let joined = inside.stop()?.largest();
         ensure!(joined > 3000, "{joined} bytes at most over {family:?}");
     }
     Ok(())

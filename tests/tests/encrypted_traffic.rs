@@ -23,6 +23,27 @@ fn pair(family: Family) -> Spec {
         .node(node().container("b", &["blue", "green"]))
 }
 
+/// One node of ours and one of the stock kernel.
+fn with_stock(spec: Spec, family: Family) -> Spec {
+    spec.network(NetworkSpec::encrypted("blue", BLUE).mtu(1360))
+        .node(NodeSpec::new().family(family).container("ours", &["blue"]))
+        .node(
+            NodeSpec::stock()
+                .family(family)
+                .container("theirs", &["blue"]),
+        )
+}
+
+/// A packet too large is answered, and a second apply changes nothing.
+fn mtu_is_told_and_nothing_is_left_to_do(lab: &Lab) -> Result<()> {
+    checks::too_big_is_answered(lab, "a", "b", "blue").with_context(|| checks::drops(lab))?;
+    for node in &lab.nodes {
+        let again = node.apply(&lab.keyring)?;
+        ensure!(again.changes()? == 0, "a second apply: {again:?}");
+    }
+    Ok(())
+}
+
 /// Of the encrypted network there is ESP and nothing else, and none of our nodes uses a nonce twice.
 fn only_esp(lab: &Lab, wire: &Wire) -> Result<()> {
     wire.complete()?;
@@ -56,12 +77,7 @@ fn all_traffic(family: Family) -> Result<()> {
     ensure!(wire.esp() == 0, "{}", wire.summary());
     ensure!(wire.frames_with(MARKER) > 100, "the search finds nothing");
 
-    checks::too_big_is_answered(&lab, "a", "b", "blue").with_context(|| checks::drops(&lab))?;
-    for node in &lab.nodes {
-        let again = node.apply(&lab.keyring)?;
-        ensure!(again.changes()? == 0, "a second apply: {again:?}");
-    }
-    Ok(())
+    mtu_is_told_and_nothing_is_left_to_do(&lab)
 }
 
 #[test]
@@ -107,12 +123,7 @@ fn esp_in_udp(family: Family, xdp: &str) -> Result<()> {
         "two nodes with two lanes each: {flows:x?}"
     );
 
-    checks::too_big_is_answered(&lab, "a", "b", "blue").with_context(|| checks::drops(&lab))?;
-    for node in &lab.nodes {
-        let again = node.apply(&lab.keyring)?;
-        ensure!(again.changes()? == 0, "a second apply: {again:?}");
-    }
-    Ok(())
+    mtu_is_told_and_nothing_is_left_to_do(&lab)
 }
 
 #[test]
@@ -133,17 +144,10 @@ fn esp_in_udp_passes_generic_xdp() -> Result<()> {
 #[test]
 fn a_stock_node_with_esp_in_udp_and_ours_exchange_all_traffic() -> Result<()> {
     for family in Family::BOTH {
-        let lab = Lab::up(
-            Spec::new()
-                .setting("esp_in_udp_port", 4500)
-                .network(NetworkSpec::encrypted("blue", BLUE).mtu(1360))
-                .node(NodeSpec::new().family(family).container("ours", &["blue"]))
-                .node(
-                    NodeSpec::stock()
-                        .family(family)
-                        .container("theirs", &["blue"]),
-                ),
-        )?;
+        let lab = Lab::up(with_stock(
+            Spec::new().setting("esp_in_udp_port", 4500),
+            family,
+        ))?;
         let capture = lab.capture()?;
         checks::traffic(&lab, "ours", "theirs", "blue", Load::LIGHT)
             .with_context(|| format!("{family:?} underlay"))?;
@@ -165,11 +169,10 @@ fn large_packets_stay_whole_until_esp() -> Result<()> {
     let inside = Capture::start(&lab.nodes[0].netns, &["ovl-in".into()], Direction::Both)?;
     let capture = lab.capture()?;
     transfer(a, b, ip, 4 << 20, MARKER)?;
-    let largest = |wire: &Wire| wire.frames().map(|frame| frame.bytes.len()).max();
-    let before_esp = largest(&inside.stop()?).unwrap_or(0);
+    let before_esp = inside.stop()?.largest();
     let wire = capture.stop()?;
     only_esp(&lab, &wire)?;
-    let on_the_wire = largest(&wire).unwrap_or(0);
+    let on_the_wire = wire.largest();
     ensure!(on_the_wire <= 1514, "{on_the_wire} bytes on the wire");
     ensure!(
         before_esp > 8000,
@@ -183,17 +186,7 @@ fn large_packets_stay_whole_until_esp() -> Result<()> {
 #[test]
 fn a_stock_node_with_transport_mode_and_ours_exchange_all_traffic() -> Result<()> {
     for family in Family::BOTH {
-        let lab = Lab::up(
-            Spec::new()
-                .lanes(2)
-                .network(NetworkSpec::encrypted("blue", BLUE).mtu(1360))
-                .node(NodeSpec::new().family(family).container("ours", &["blue"]))
-                .node(
-                    NodeSpec::stock()
-                        .family(family)
-                        .container("theirs", &["blue"]),
-                ),
-        )?;
+        let lab = Lab::up(with_stock(Spec::new().lanes(2), family))?;
         let capture = lab.capture()?;
         checks::traffic(&lab, "ours", "theirs", "blue", Load::LIGHT)
             .with_context(|| format!("{family:?} underlay"))?;

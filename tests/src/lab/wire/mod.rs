@@ -89,6 +89,12 @@ impl Wire {
         Ok(self)
     }
 
+    /// Bytes of the largest frame; 0 if there is none.
+    pub fn largest(&self) -> usize {
+        let lengths = self.records.iter().map(|record| record.length);
+        lengths.max().unwrap_or(0)
+    }
+
     /// Frames of unencrypted VXLAN of a VNI.
     pub fn vxlan(&self, vni: u32) -> u64 {
         self.count(|kind| matches!(kind, Kind::Vxlan(vxlan) if vxlan.vni == vni))

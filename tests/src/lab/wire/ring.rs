@@ -32,8 +32,8 @@ pub(super) const RETIRE: Duration = Duration::from_millis(60);
 const FRAME: usize = 2048;
 
 /// Where the fields of a block lie.
-const STATUS: usize = offset_of!(libc::tpacket_block_desc, hdr);
-const HEADER: usize = STATUS;
+const HEADER: usize = offset_of!(libc::tpacket_block_desc, hdr);
+const STATUS: usize = HEADER + offset_of!(libc::tpacket_hdr_v1, block_status);
 const COUNT: usize = HEADER + offset_of!(libc::tpacket_hdr_v1, num_pkts);
 const FIRST: usize = HEADER + offset_of!(libc::tpacket_hdr_v1, offset_to_first_pkt);
 
