@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -332,7 +332,7 @@ fn a_take_over_keeps_entries_programs_and_attachments() {
 }
 
 /// Replaces all programs some times, with the data plane attached all the time.
-fn take_over_repeatedly(bed: &Bed, tc: TcHook, mut bpf: Bpf) -> Bpf {
+fn take_over_repeatedly(bed: &Bed, tc: TcHook, mut bpf: Bpf, flood: &Flood) -> Bpf {
     const TAKE_OVERS: usize = 5;
     let attached = bpf.observe_attachments().unwrap();
     let mut ids = BTreeSet::from([bpf.program_id(program::UNDERLAY_RX)]);
@@ -340,10 +340,12 @@ fn take_over_repeatedly(bed: &Bed, tc: TcHook, mut bpf: Bpf) -> Bpf {
         drop(bpf);
         // Without pins of the programs a load cannot tell that they are the same.
         fs::remove_dir_all(bed.pins("progs")).unwrap();
+        flood.goes_on();
         bpf = bed.load(tc);
         ids.insert(bpf.program_id(program::UNDERLAY_RX));
         assert_eq!(bpf.observe_attachments().unwrap(), attached);
     }
+    flood.goes_on();
     assert_eq!(ids.len(), 1 + TAKE_OVERS);
     bpf
 }
@@ -355,7 +357,7 @@ fn a_take_over_with_new_programs_loses_no_packet() {
             let mut bpf = bed.load(tc);
             attach_all(&mut bpf, &underlay());
             let flood = Flood::start(bed, Duration::from_secs(2));
-            let bpf = take_over_repeatedly(bed, tc, bpf);
+            let bpf = take_over_repeatedly(bed, tc, bpf, &flood);
             let Tally { sent, returned } = flood.stop();
             println!("{tc:?}: {returned} of {sent} came back");
             assert!(sent > 1000);
@@ -372,7 +374,7 @@ fn a_take_over_leaves_no_moment_without_a_program() {
             let mut bpf = bed.load(tc);
             attach_all(&mut bpf, &[on(Program::Sink, "veth0")]);
             let flood = Flood::start(bed, Duration::from_millis(1));
-            let bpf = take_over_repeatedly(bed, tc, bpf);
+            let bpf = take_over_repeatedly(bed, tc, bpf, &flood);
             let Tally { sent, returned } = flood.stop();
             println!("{tc:?}: {returned} of {sent} came back");
             assert!(sent > 1000);
@@ -385,6 +387,7 @@ fn a_take_over_leaves_no_moment_without_a_program() {
 /// Datagrams from one namespace to the other and back, a window at a time.
 struct Flood {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     sender: JoinHandle<Tally>,
     /// Ends after the sender.
     stop_echo: Arc<AtomicBool>,
@@ -424,8 +427,9 @@ impl Flood {
             }
         });
         is_ready.recv().unwrap();
+        let sent = Arc::new(AtomicU64::new(0));
         let sender = thread::spawn({
-            let (netns, stop) = (bed.here.clone(), stop.clone());
+            let (netns, stop, sent) = (bed.here.clone(), stop.clone(), sent.clone());
             move || {
                 let socket = socket(&netns, "10.99.0.1:9000", patience);
                 let mut tally = Tally {
@@ -437,6 +441,7 @@ impl Flood {
                         socket.send_to(&[7; 8], "10.99.0.2:9000").unwrap();
                         tally.sent += 1;
                     }
+                    sent.store(tally.sent, Ordering::Relaxed);
                     let mut data = [0; 8];
                     for _ in 0..Self::WINDOW {
                         match socket.recv(&mut data) {
@@ -450,10 +455,23 @@ impl Flood {
         });
         Self {
             stop,
+            sent,
             sender,
             stop_echo,
             echo,
         }
+    }
+
+    /// Waits until some hundred more have been sent.
+    fn goes_on(&self) {
+        let enough = self.sent.load(Ordering::Relaxed) + 200;
+        for _ in 0..6000 {
+            if self.sent.load(Ordering::Relaxed) >= enough {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("nothing has been sent for a minute");
     }
 
     fn stop(self) -> Tally {

@@ -21,7 +21,7 @@ pub async fn run(directories: &Directories, arguments: &Arguments) -> Result<Out
         Some(desired) => (desired.settings, desired.node.vteps),
         None => (Settings::default(), Vec::new()),
     };
-    let checks = evaluate(&gather(&directories.pins, &settings, &vteps).await);
+    let checks = evaluate(&gather(directories, &settings, &vteps).await);
     match arguments.format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&checks)?),
         Format::Table => print!("{}", render(&checks)),

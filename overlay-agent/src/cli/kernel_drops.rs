@@ -5,10 +5,15 @@ use std::{collections::BTreeMap, io};
 use serde::Serialize;
 
 use super::Failure;
-use crate::kernel::{features, firewall, xfrm};
+use crate::kernel::{
+    features,
+    firewall::{self, Counters},
+    xfrm,
+};
 
 const BLOCK_POLICY: &str = "XfrmOutPolBlock";
 const LOCAL_INJECTION: &str = "local_injection";
+const STRAY: &str = "stray";
 
 /// A counter of this network namespace.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -29,16 +34,18 @@ pub(super) async fn read() -> Result<Vec<KernelDrop>, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let injected = if features::nft() {
-        firewall::local_injection().await?
+    let firewall = if features::nft() {
+        firewall::counters().await?
     } else {
         None
     };
-    Ok(list(errors, injected))
+    Ok(list(errors, firewall))
 }
 
-/// The two that show a barrier at work, whatever they say, then the XFRM errors that occurred.
-fn list(mut errors: BTreeMap<String, u64>, injected: Option<(u64, u64)>) -> Vec<KernelDrop> {
+/// Those that show a barrier at work, whatever they say, then the XFRM errors that occurred.
+fn list(mut errors: BTreeMap<String, u64>, firewall: Option<Counters>) -> Vec<KernelDrop> {
+    let injected = firewall.map(|counters| counters.local_injection);
+    let stray = firewall.map(|counters| counters.stray);
     let mut drops = vec![
         KernelDrop {
             counter: BLOCK_POLICY.to_owned(),
@@ -48,9 +55,15 @@ fn list(mut errors: BTreeMap<String, u64>, injected: Option<(u64, u64)>) -> Vec<
         },
         KernelDrop {
             counter: LOCAL_INJECTION.to_owned(),
-            packets: injected.map(|(packets, _)| packets),
-            bytes: injected.map(|(_, bytes)| bytes),
+            packets: injected.map(|count| count.packets),
+            bytes: injected.map(|count| count.bytes),
             text: "The firewall dropped a local process' datagram to the overlay's port.",
+        },
+        KernelDrop {
+            counter: STRAY.to_owned(),
+            packets: stray.map(|count| count.packets),
+            bytes: stray.map(|count| count.bytes),
+            text: "The firewall dropped what came from a device of the overlay without its program.",
         },
     ];
     let occurred = errors.into_iter().filter(|(_, packets)| *packets > 0);
@@ -82,12 +95,18 @@ mod tests {
             ("XfrmInStateProtoError", 3),
         ];
         let errors = errors.map(|(name, packets)| (name.to_owned(), packets));
-        let drops = list(errors.into(), Some((2, 120)));
+        let count = |packets, bytes| firewall::Count { packets, bytes };
+        let counters = Counters {
+            local_injection: count(2, 120),
+            stray: count(1, 60),
+        };
+        let drops = list(errors.into(), Some(counters));
         assert_eq!(
             packets(&drops),
             [
                 (BLOCK_POLICY, Some(0)),
                 (LOCAL_INJECTION, Some(2)),
+                (STRAY, Some(1)),
                 ("XfrmInStateProtoError", Some(3)),
             ]
         );
@@ -99,7 +118,7 @@ mod tests {
         let drops = list(BTreeMap::new(), None);
         assert_eq!(
             packets(&drops),
-            [(BLOCK_POLICY, None), (LOCAL_INJECTION, None)]
+            [(BLOCK_POLICY, None), (LOCAL_INJECTION, None), (STRAY, None)]
         );
     }
 }

@@ -185,6 +185,8 @@ impl Diff<'_> {
                 .into_iter()
                 .map(|(name, link)| Step::CreateLink(name, link)),
         );
+        // Before anything else is done to the devices: until then they are devices of the host.
+        self.attach(|program| !program.is_audit() && program != Program::EndpointTx);
         let addresses = missing(&self.wanted.addresses, &self.current.addresses);
         self.emit_all(addresses.into_iter().map(Step::AddAddress));
         let mut sysctls = changed(&self.wanted.sysctls, &self.current.sysctls);
@@ -194,7 +196,6 @@ impl Diff<'_> {
                 .into_iter()
                 .map(|(path, value)| Step::SetSysctl(path, value)),
         );
-        self.attach(|program| !program.is_audit() && program != Program::EndpointTx);
     }
 
     fn endpoints(&mut self) {
@@ -350,8 +351,12 @@ impl Diff<'_> {
         });
         let names = surplus(&self.wanted.endpoints, &self.current.endpoints);
         self.emit_all(names.into_iter().map(Step::RemoveEndpoint));
+        let links = surplus(&self.wanted.links, &self.current.links);
+        let going = self.devices(&links);
         for attachment in endpoints.into_iter().chain(others) {
-            if self.current.attachments.contains(&attachment) {
+            // A device of ours has its program to the end, and takes it along.
+            if self.current.attachments.contains(&attachment) && !going.contains(&attachment.device)
+            {
                 self.emit(Step::Detach(attachment));
             }
         }
@@ -360,9 +365,19 @@ impl Diff<'_> {
         self.emit_all(sysctls.into_iter().map(Step::RestoreSysctl));
         let addresses = missing(&self.current.addresses, &self.wanted.addresses);
         self.emit_all(addresses.into_iter().map(Step::RemoveAddress));
-        let links = surplus(&self.wanted.links, &self.current.links);
         self.emit_all(links.into_iter().map(Step::DeleteLink));
         self.emit_all(audits.into_iter().map(Step::Detach));
+    }
+
+    /// The devices that go with these links: of a pair, both.
+    fn devices(&self, links: &[String]) -> BTreeSet<String> {
+        let peers = links
+            .iter()
+            .filter_map(|name| match &self.current.links[name] {
+                Link::Veth { peer, .. } => Some(peer),
+                _ => None,
+            });
+        links.iter().chain(peers).cloned().collect()
     }
 
     fn break_barriers(&mut self) {

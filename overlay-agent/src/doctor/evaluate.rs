@@ -24,6 +24,7 @@ pub fn evaluate(found: &Findings) -> Vec<Check> {
     checks.push(firewall(found));
     checks.push(forward(found));
     checks.push(vxlan_port(found));
+    checks.push(ledger(found));
     checks.push(ipv6(found));
     checks.extend(devices(found));
     checks
@@ -320,6 +321,20 @@ fn vxlan_port(found: &Findings) -> Check {
     }
 }
 
+fn ledger(found: &Findings) -> Check {
+    match &found.volatile_state {
+        None => ok("ledger", "the ledger of used keys survives a reboot"),
+        Some(directory) => bad(
+            Verdict::Warn,
+            "ledger",
+            format!(
+                "{directory} is in memory: after a reboot a used key would be taken for new, and its nonces repeat"
+            ),
+            "put it on a disk (`--state-dir`), or give every pair new keys before the first apply after a reboot",
+        ),
+    }
+}
+
 fn ipv6(found: &Findings) -> Check {
     if !found.ipv6 {
         return bad(
@@ -334,7 +349,7 @@ fn ipv6(found: &Findings) -> Check {
     } else {
         ok(
             "IPv6",
-            "an encrypted network over IPv6 VTEPs will set net.ipv6.conf.all.forwarding = 1 and keep router advertisements working; both are restored at removal",
+            "an encrypted network over IPv6 VTEPs will set net.ipv6.conf.all.forwarding = 1 and keep router advertisements working, both until removal; the host then forwards IPv6 between its other devices too: filter that, or use Linux 6.17",
         )
     }
 }
@@ -446,7 +461,7 @@ mod tests {
     #[test]
     fn each_shortcoming_is_found_and_has_a_remedy() {
         type Spoil = fn(&mut Findings);
-        let cases: [(&str, Verdict, Spoil); 18] = [
+        let cases: [(&str, Verdict, Spoil); 19] = [
             ("privileges", Verdict::Fail, |f| f.capabilities = 0),
             ("kernel", Verdict::Fail, |f| f.release = "5.15.0-91".into()),
             ("kernel", Verdict::Fail, |f| f.release = "unknown".into()),
@@ -477,6 +492,9 @@ mod tests {
             }),
             ("rp_filter", Verdict::Fail, |f| f.rp_filter_all = 1),
             ("nft", Verdict::Fail, |f| f.nft = false),
+            ("ledger", Verdict::Warn, |f| {
+                f.volatile_state = Some("/run/overlay".into());
+            }),
             ("port", Verdict::Fail, |f| {
                 f.other_vxlan.push("vxlan0".into());
             }),

@@ -9,13 +9,20 @@ use crate::{
         objects::{Attachment, GRO},
     },
     kernel::{
-        bpf, ethtool, features, firewall, links, modules, rtnl, sysctl,
+        bpf, ethtool, features, firewall,
+        host::Directories,
+        links, modules, rtnl, sysctl,
         xfrm::{self, Severity},
     },
 };
 
 /// Looks at everything. What cannot be looked at counts as missing.
-pub async fn gather(pins: &Path, settings: &Settings, vteps: &[std::net::IpAddr]) -> Findings {
+pub async fn gather(
+    directories: &Directories,
+    settings: &Settings,
+    vteps: &[std::net::IpAddr],
+) -> Findings {
+    let pins = &directories.pins;
     let modules = modules::load_wanted();
     let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     let nft = features::nft();
@@ -67,6 +74,8 @@ pub async fn gather(pins: &Path, settings: &Settings, vteps: &[std::net::IpAddr]
             .map(|chain| format!("{} {}", chain.table, chain.chain))
             .collect(),
         nft,
+        volatile_state: is_volatile(&directories.state)
+            .then(|| directories.state.display().to_string()),
         ipv6,
         force_forwarding: Path::new("/proc/sys/net/ipv6/conf/default/force_forwarding").exists(),
         ipv6_forwarding: number("net/ipv6/conf/all/forwarding") > 0,
@@ -93,17 +102,23 @@ fn capabilities() -> u64 {
         .unwrap_or(0)
 }
 
-/// Whether the nearest directory above that exists is on a BPF file system.
+/// Whether it is, or would be made, on a BPF file system.
 fn is_bpffs(pins: &Path) -> bool {
-    let mut directory = Some(pins);
-    while let Some(path) = directory {
-        if let Ok(status) = rustix::fs::statfs(path) {
-            // BPF_FS_MAGIC, include/uapi/linux/magic.h
-            return status.f_type == 0xcafe_4a11;
-        }
-        directory = path.parent();
-    }
-    false
+    // BPF_FS_MAGIC, include/uapi/linux/magic.h
+    file_system(pins) == Some(0xcafe_4a11)
+}
+
+/// Whether it is, or would be made, in memory.
+fn is_volatile(state: &Path) -> bool {
+    // TMPFS_MAGIC and RAMFS_MAGIC, include/uapi/linux/magic.h
+    matches!(file_system(state), Some(0x0102_1994 | 0x8584_58f6))
+}
+
+/// The magic number of the file system that the nearest existing directory is on.
+fn file_system(path: &Path) -> Option<i64> {
+    path.ancestors()
+        .find_map(|path| rustix::fs::statfs(path).ok())
+        .map(|status| status.f_type)
 }
 
 /// The driver that the kernel would take: the one with the highest priority.

@@ -45,6 +45,8 @@ pub struct Findings {
     /// Chains of other software that re-entered packets pass.
     pub foreign_chains: Vec<String>,
     pub nft: bool,
+    /// The directory of what must survive a reboot, if it is in memory and would not.
+    pub volatile_state: Option<String>,
     pub ipv6: bool,
     pub force_forwarding: bool,
     pub ipv6_forwarding: bool,

@@ -51,6 +51,22 @@ pub enum Error {
     NotInForce(String),
 }
 
+/// Packets and their bytes, from the IP header on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// The named counters of table `inet overlay`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// What local processes sent to the underlay port.
+    pub local_injection: Count,
+    /// What came to the IP stack from a device of ours whose program should have taken it.
+    pub stray: Count,
+}
+
 fn hint(said: &str) -> &'static str {
     if said.contains("Operation not permitted") {
         " (root, or CAP_NET_ADMIN in this network namespace, is needed; a table that another \
@@ -146,12 +162,11 @@ pub async fn remove() -> Result<(), Error> {
     legacy::make_equal(&BTreeSet::new()).await
 }
 
-/// Packets of local processes to the underlay port that were dropped, and their bytes; `None`
-/// without our table.
-pub async fn local_injection() -> Result<Option<(u64, u64)>, Error> {
+/// What our table has dropped; `None` without it.
+pub async fn counters() -> Result<Option<Counters>, Error> {
     Ok(nft::list_table()
         .await?
-        .and_then(|listing| table::local_injection(&listing)))
+        .and_then(|listing| table::counters(&listing)))
 }
 
 async fn accepts() -> Result<BTreeMap<ForeignChain, Accept>, Error> {

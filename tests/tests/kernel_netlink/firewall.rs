@@ -8,11 +8,15 @@ use std::{
 };
 
 use overlay_agent::{
-    dataplane::objects::{ChainFamily, Firewall, ForeignChain},
-    kernel::firewall,
+    dataplane::objects::{ChainFamily, Firewall, ForeignChain, GRO, Link},
+    kernel::{
+        firewall::{self, Counters},
+        links,
+        rtnl::Handle,
+    },
 };
 
-use crate::namespace::{attempt, command, inside};
+use crate::namespace::{Namespace, attempt, command, inside};
 
 fn nft(script: &str) {
     let mut child = Command::new("nft")
@@ -79,7 +83,10 @@ fn local_process_cannot_send_to_the_port() {
         firewall::apply(&wanted(&["10.0.0.1", "2001:db8::1"]))
             .await
             .unwrap();
-        assert_eq!(firewall::local_injection().await.unwrap(), Some((0, 0)));
+        assert_eq!(
+            firewall::counters().await.unwrap(),
+            Some(Counters::default())
+        );
         for (from, to) in [
             ("0.0.0.0:0", "10.0.0.2:4789"),
             ("[::]:0", "[2001:db8::2]:4789"),
@@ -90,11 +97,63 @@ fn local_process_cannot_send_to_the_port() {
             let refused = socket.send_to(b"inject", to).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::EPERM), "{to}");
         }
-        let (packets, bytes) = firewall::local_injection().await.unwrap().unwrap();
-        assert_eq!(packets, 3);
-        assert_eq!(bytes, 34 + 54 + 34);
+        let counted = firewall::counters().await.unwrap().unwrap().local_injection;
+        assert_eq!(counted.packets, 3);
+        assert_eq!(counted.bytes, 34 + 54 + 34);
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.send_to(b"other port", "10.0.0.2:4790").unwrap();
+    });
+}
+
+/// Echo requests that the IP stack of this namespace has received.
+fn echoes() -> u64 {
+    let text = command("cat /proc/self/net/snmp");
+    let mut icmp = text.lines().filter(|line| line.starts_with("Icmp:"));
+    let (names, values) = (icmp.next().unwrap(), icmp.next().unwrap());
+    let names = names.split_whitespace();
+    let (_, value) = names
+        .zip(values.split_whitespace())
+        .find(|(name, _)| *name == "InEchos")
+        .unwrap();
+    value.parse().unwrap()
+}
+
+#[test]
+fn a_device_of_ours_without_its_program_hands_nothing_to_the_host() {
+    inside(|| async {
+        let handle = Handle::open().unwrap();
+        let stranger = Namespace::new();
+        command("ip link set lo up");
+        command("ip addr add 10.9.9.9/32 dev lo");
+        command("ip link add up0 type veth peer name up1");
+        let netns = stranger.path();
+        command(&format!("ip link set up1 netns {netns}"));
+        command("ip addr add 10.0.0.1/24 dev up0");
+        command("ip link set up0 up");
+        links::create(&handle, GRO, &Link::VxlanExternal { port: 4789 })
+            .await
+            .unwrap();
+        let mac = links::mac(&handle, GRO).await.unwrap();
+        for line in [
+            "ip addr add 10.0.0.2/24 dev up1",
+            "ip link set up1 up",
+            "ip link add vx0 type vxlan id 5000 remote 10.0.0.1 dstport 4789",
+            "ip addr add 10.7.0.2/24 dev vx0",
+            "ip link set vx0 up",
+            "ip route add 10.9.9.9 dev vx0",
+            &format!("ip neigh add 10.9.9.9 lladdr {mac} dev vx0"),
+        ] {
+            stranger.command(line);
+        }
+        // No answer comes: the host has no route back.
+        let ask = || attempt(&format!("nsenter --net={netns} ping -c 1 -W 1 10.9.9.9"));
+        ask();
+        assert_eq!(echoes(), 1, "without a firewall it reaches the host");
+        firewall::apply(&wanted(&["10.0.0.1"])).await.unwrap();
+        ask();
+        assert_eq!(echoes(), 1);
+        let counted = firewall::counters().await.unwrap().unwrap().stray;
+        assert_eq!(counted.packets, 1);
     });
 }
 

@@ -25,13 +25,16 @@ impl Namespace {
     }
 
     pub fn reference(&self) -> NetnsRef {
-        NetnsRef::Path(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into())
+        NetnsRef::Path(self.path().into())
+    }
+
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// Runs a command inside; panics if it fails.
     pub fn command(&self, line: &str) -> String {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd());
-        command(&format!("nsenter --net={path} {line}"))
+        command(&format!("nsenter --net={} {line}", self.path()))
     }
 
     pub fn json(&self, line: &str) -> Value {

@@ -4,11 +4,13 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::{Map, Value, json};
 
-use crate::dataplane::objects::Firewall;
+use super::{Count, Counters};
+use crate::dataplane::objects::{Firewall, GRO, HOP, XFRM};
 
 pub(super) const FAMILY: &str = "inet";
 pub(super) const NAME: &str = "overlay";
-const COUNTER: &str = "local_injection";
+const LOCAL_INJECTION: &str = "local_injection";
+const STRAY: &str = "stray";
 const VTEPS4: &str = "vteps4";
 const VTEPS6: &str = "vteps6";
 const OUTPUT: &str = "output";
@@ -51,7 +53,8 @@ fn objects(firewall: &Firewall) -> Vec<Value> {
     };
     let mut objects = vec![
         table(),
-        json!({ "counter": { "family": FAMILY, "table": NAME, "name": COUNTER } }),
+        counter(LOCAL_INJECTION),
+        counter(STRAY),
         set(VTEPS4, "ipv4_addr", vteps(true)),
         set(VTEPS6, "ipv6_addr", vteps(false)),
         chain(PREROUTING),
@@ -61,11 +64,24 @@ fn objects(firewall: &Firewall) -> Vec<Value> {
             "local processes must not inject into the overlay",
             vec![
                 matches(payload("udp", "dport"), json!(port)),
-                json!({ "counter": COUNTER }),
+                json!({ "counter": LOCAL_INJECTION }),
                 json!({ "drop": null }),
             ],
         ),
     ];
+    // Their programs take every packet. Without them, while one starts, stops or is lost, what a
+    // stranger put in VXLAN would be input of the host.
+    for device in [GRO, HOP, XFRM] {
+        objects.push(rule(
+            PREROUTING,
+            "devices of the overlay hand nothing to the host",
+            vec![
+                matches(json!({ "meta": { "key": "iifname" } }), json!(device)),
+                json!({ "counter": STRAY }),
+                json!({ "drop": null }),
+            ],
+        ));
+    }
     for (protocol, set) in [("ip", VTEPS4), ("ip6", VTEPS6)] {
         let vtep = |field| matches(payload(protocol, field), json!(format!("@{set}")));
         let udp = || matches(payload("udp", "dport"), json!(port));
@@ -101,6 +117,10 @@ fn objects(firewall: &Firewall) -> Vec<Value> {
         }
     }
     objects
+}
+
+fn counter(name: &str) -> Value {
+    json!({ "counter": { "family": FAMILY, "table": NAME, "name": name } })
 }
 
 fn set<'a>(name: &str, kind: &str, elements: impl Iterator<Item = &'a IpAddr>) -> Value {
@@ -161,13 +181,22 @@ pub(super) fn read(listing: &[Value]) -> Firewall {
     firewall
 }
 
-/// Packets and bytes of the counter.
-pub(super) fn local_injection(listing: &[Value]) -> Option<(u64, u64)> {
-    let counter = listing
-        .iter()
-        .filter_map(|object| object.get("counter"))
-        .find(|counter| counter["name"] == COUNTER)?;
-    Some((counter["packets"].as_u64()?, counter["bytes"].as_u64()?))
+/// What the counters of the table say.
+pub(super) fn counters(listing: &[Value]) -> Option<Counters> {
+    let count = |name| {
+        let counter = listing
+            .iter()
+            .filter_map(|object| object.get("counter"))
+            .find(|counter| counter["name"] == name)?;
+        Some(Count {
+            packets: counter["packets"].as_u64()?,
+            bytes: counter["bytes"].as_u64()?,
+        })
+    };
+    Some(Counters {
+        local_injection: count(LOCAL_INJECTION)?,
+        stray: count(STRAY)?,
+    })
 }
 
 fn port(listing: &[Value]) -> Option<u16> {
@@ -305,7 +334,13 @@ mod tests {
     fn table_is_read_back_as_set() {
         let listing = listed(&firewall());
         assert_eq!(read(&listing), firewall());
-        assert_eq!(local_injection(&listing), Some((3, 120)));
+        let count = Count {
+            packets: 3,
+            bytes: 120,
+        };
+        let counters = counters(&listing).unwrap();
+        assert_eq!(counters.local_injection, count);
+        assert_eq!(counters.stray, count);
     }
 
     #[test]

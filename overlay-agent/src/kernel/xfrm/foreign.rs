@@ -60,20 +60,12 @@ fn policy(ours: &Ownership, vteps: &[IpAddr], found: &policies::Found) -> Option
             effect,
         })
     };
-    if found.has_reqid(ours.reqid) {
-        return judged(
-            Severity::Notice,
-            "it uses the overlay's reqid: set another for one of them",
-        );
-    }
-    if found.info.direction != nl::XFRM_POLICY_OUT
-        || found.if_id != 0
-        || !meets_our_traffic(ours, vteps, found)
-        || found.info.priority > ours.block_priority
-    {
-        return None;
-    }
-    let opens = found.info.action == nl::XFRM_POLICY_ALLOW
+    let meets = found.info.direction == nl::XFRM_POLICY_OUT
+        && found.if_id == 0
+        && found.info.priority <= ours.block_priority
+        && meets_our_traffic(ours, vteps, found);
+    let opens = meets
+        && found.info.action == nl::XFRM_POLICY_ALLOW
         && found
             .templates
             .iter()
@@ -83,6 +75,13 @@ fn policy(ours: &Ownership, vteps: &[IpAddr], found: &policies::Found) -> Option
             Severity::Opens,
             "it lets the overlay's packets out in clear ahead of the block policy",
         )
+    } else if found.has_reqid(ours.reqid) {
+        judged(
+            Severity::Notice,
+            "it uses the overlay's reqid: set another for one of them",
+        )
+    } else if !meets {
+        None
     } else if found.info.priority <= ours.policy_priority {
         judged(
             Severity::Breaks,
@@ -217,6 +216,19 @@ mod tests {
         assert_eq!(judge(allow("0.0.0.0", 0, 8999)), Some(Severity::Opens));
         assert_eq!(judge(allow("10.0.0.0", 8, 9001)), None);
         assert_eq!(judge(allow("192.168.0.0", 16, 1)), None);
+    }
+
+    #[test]
+    fn allowing_policy_opens_a_barrier_whatever_its_reqid() {
+        let mut found = allow("10.0.0.0", 8, 8999);
+        found.templates.push(UserTemplate {
+            reqid: OURS.reqid,
+            optional: 1,
+            ..UserTemplate::default()
+        });
+        assert_eq!(judge(found.clone()), Some(Severity::Opens));
+        found.templates[0].optional = 0;
+        assert_eq!(judge(found), Some(Severity::Notice));
     }
 
     #[test]
