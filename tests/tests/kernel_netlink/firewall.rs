@@ -148,12 +148,13 @@ fn a_device_of_ours_without_its_program_hands_nothing_to_the_host() {
         // No answer comes: the host has no route back.
         let ask = || attempt(&format!("nsenter --net={netns} ping -c 1 -W 1 10.9.9.9"));
         ask();
-        assert_eq!(echoes(), 1, "without a firewall it reaches the host");
+        let without = echoes();
+        assert!(without > 0, "without a firewall it reaches the host");
         firewall::apply(&wanted(&["10.0.0.1"])).await.unwrap();
         ask();
-        assert_eq!(echoes(), 1);
+        assert_eq!(echoes(), without);
         let counted = firewall::counters().await.unwrap().unwrap().stray;
-        assert_eq!(counted.packets, 1);
+        assert!(counted.packets > 0);
     });
 }
 
