@@ -22,11 +22,13 @@ use super::desired::{
 /// Why a text is no desired data plane.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// Line, column and the field are in the message.
-    #[error(transparent)]
-    Toml(#[from] toml::de::Error),
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
+    /// Never the text itself: it may be a keys file, or hold a key where none belongs.
+    #[error("line {line}, column {column}: {}", without_keys(.message))]
+    Syntax {
+        line: usize,
+        column: usize,
+        message: String,
+    },
     #[error("{what}: there is no network `{name}`: add it to networks")]
     UnknownNetwork { what: String, name: String },
     #[error("two networks are named `{0}`: rename one")]
@@ -72,12 +74,45 @@ impl Format {
     }
 }
 
+/// What serde_json says, without the place, which it appends.
+fn json_message(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    message.strip_suffix(&place).unwrap_or(&message).to_owned()
+}
+
+/// A message of a parser, unless it quotes what could be a key.
+fn without_keys(message: &str) -> &str {
+    let digits = |c: char| c.is_ascii_hexdigit();
+    let longest = message.split(|c| !digits(c)).map(str::len).max();
+    if longest.is_some_and(|longest| longest > 32) {
+        "a value that may be a key (it is not shown) stands where none belongs; keys go into a \
+         file of their own, which `keys` names"
+    } else {
+        message
+    }
+}
+
 impl File {
     pub fn parse(text: &str, format: Format) -> Result<Self, FileError> {
-        Ok(match format {
-            Format::Toml => toml::from_str(text)?,
-            Format::Json => serde_json::from_str(text)?,
-        })
+        match format {
+            Format::Toml => toml::from_str(text).map_err(|error: toml::de::Error| {
+                let at = error.span().map_or(0, |span| span.start.min(text.len()));
+                let before = &text.as_bytes()[..at];
+                let newlines = before.iter().filter(|&&byte| byte == b'\n').count();
+                let line_start = before.iter().rposition(|&byte| byte == b'\n');
+                FileError::Syntax {
+                    line: newlines + 1,
+                    column: at - line_start.map_or(0, |newline| newline + 1) + 1,
+                    message: error.message().to_owned(),
+                }
+            }),
+            Format::Json => serde_json::from_str(text).map_err(|error| FileError::Syntax {
+                line: error.line(),
+                column: error.column(),
+                message: json_message(&error),
+            }),
+        }
     }
 
     /// The desired data plane with SAs for those of `keys` that are this node's.

@@ -307,7 +307,7 @@ impl From<Destination> for String {
     }
 }
 
-/// `NAME` (below /run/netns), `pid:123` or an absolute path.
+/// `NAME` (below /run/netns), `pid:123` (or `/proc/123/ns/net`), or an absolute path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Netns(pub NetnsRef);
@@ -316,7 +316,12 @@ impl TryFrom<String> for Netns {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if let Some(pid) = text.strip_prefix("pid:") {
+        // The namespace of a process by its path: the number is given to other processes all the same.
+        let process = text
+            .strip_prefix("/proc/")
+            .and_then(|rest| rest.strip_suffix("/ns/net"))
+            .filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()));
+        if let Some(pid) = text.strip_prefix("pid:").or(process) {
             return match pid.parse() {
                 Ok(pid) if pid > 0 => Ok(Self(NetnsRef::Pid(pid))),
                 _ => Err(format!("`{pid}` is no process id")),

@@ -53,6 +53,54 @@ fn default_route_is_of_the_family_of_its_next_hop() {
 }
 
 #[test]
+fn a_namespace_is_a_name_a_process_or_a_path() {
+    use super::super::desired::NetnsRef;
+    let parse = |text: &str| s::Netns::try_from(text.to_owned()).map(|netns| netns.0);
+    assert_eq!(parse("web"), Ok(NetnsRef::Name("web".into())));
+    assert_eq!(parse("pid:12"), Ok(NetnsRef::Pid(12)));
+    assert_eq!(parse("/proc/12/ns/net"), Ok(NetnsRef::Pid(12)));
+    for path in ["/run/netns/web", "/proc/self/ns/net", "/proc/12/fd/3"] {
+        assert_eq!(parse(path), Ok(NetnsRef::Path(path.into())));
+    }
+    for refused in ["", "..", "a/b", "pid:0", "pid:x"] {
+        assert!(parse(refused).is_err(), "{refused}");
+    }
+}
+
+#[test]
+fn an_error_names_its_place_and_shows_no_key() {
+    let key = "ab".repeat(36);
+    for (text, format, line) in [
+        (
+            format!("[[key]]\nsender = 1\nkey = \"{key}\n"),
+            Format::Toml,
+            1,
+        ),
+        (format!("{EXAMPLE}\nkey = {key}\n"), Format::Toml, 0),
+        (
+            EXAMPLE.replacen("index = 1", &format!("index = \"{key}\""), 1),
+            Format::Toml,
+            0,
+        ),
+        (format!("{{\"node\":\n\"{key}\"}}"), Format::Json, 2),
+        (format!("{{\"node\":\n{key}}}"), Format::Json, 2),
+    ] {
+        let error = File::parse(&text, format).unwrap_err();
+        assert!(!format!("{error}").contains("abab"), "{error}");
+        let FileError::Syntax { line: found, .. } = error else {
+            panic!("{error}");
+        };
+        assert!(line == 0 || found >= line, "{error}");
+    }
+    let unknown = File::parse("[node]\nindx = 1\n", Format::Toml).unwrap_err();
+    let unknown = unknown.to_string();
+    assert!(
+        unknown.starts_with("line 2, column 1: ") && unknown.contains("`indx`"),
+        "{unknown}"
+    );
+}
+
+#[test]
 fn json_says_the_same_as_toml() {
     let file = File::parse(EXAMPLE, Format::Toml).unwrap();
     let json = serde_json::to_string(&file).unwrap();
