@@ -140,7 +140,7 @@ fn firewall(left: Option<&Firewall>, found: Option<&Firewall>) -> String {
     match (left, found) {
         (_, None) => "the firewall table inet overlay is gone".to_owned(),
         (None, Some(_)) => "a firewall table inet overlay appeared".to_owned(),
-        (Some(_), Some(now)) => match &now.altered {
+        (Some(_), Some(now)) => match now.altered.as_ref().or(now.displaced.as_ref()) {
             Some(why) => format!("the firewall was changed: {why}"),
             None => "the firewall was changed".to_owned(),
         },
@@ -329,9 +329,10 @@ impl Pace {
 mod tests {
     use super::*;
     use crate::dataplane::{
-        objects::{Conflict, PolicyKey, StateMode, XFRM},
+        objects::{Conflict, PolicyKey, Program, StateMode, XFRM},
         problem::Problem,
         reconcile::reconcile,
+        step::Step,
         testing::{SimulatedKernel, example, facts},
     };
 
@@ -420,6 +421,19 @@ mod tests {
     }
 
     #[test]
+    fn without_reentry_the_peer_is_closed_until_it_is_attached_again() {
+        let mut kernel = applied();
+        let reentry = |a: &Attachment| a.program == Program::Reentry;
+        kernel.objects.attachments.retain(|a| !reentry(a));
+        let done = repair(&mut kernel).done;
+        let closed = |step: &Step| step.to_string().contains("no encrypted transmission");
+        let position = |found: &dyn Fn(&Step) -> bool| done.iter().position(found).unwrap();
+        let attached = position(&|step| matches!(step, Step::Attach(a) if reentry(a)));
+        let opened = position(&|step| step.to_string().contains("send in slot"));
+        assert!(closed(&done[0]) && attached < opened, "{done:?}");
+    }
+
+    #[test]
     fn altered_devices_and_a_flushed_firewall_close_the_peer_until_repaired() {
         let damage: [fn(&mut Objects); 2] = [
             |objects| {
@@ -428,7 +442,6 @@ mod tests {
             },
             |objects| {
                 let firewall = objects.firewall.as_mut().unwrap();
-                firewall.port = 0;
                 firewall.altered = Some("the table lacks its rules".into());
             },
         ];

@@ -9,8 +9,8 @@ use overlay_ebpf::abi::{NetworkFlags, Spi, VtepRole};
 
 use super::{
     objects::{
-        Attachment, HOP, Link, Objects, PeerEntry, PolicyAction, PolicyKey, Program, StateKey,
-        StateMode, XFRM,
+        Attachment, Firewall, HOP, Link, Objects, PeerEntry, PolicyAction, PolicyKey, Program,
+        REENTRY, StateKey, StateMode, XFRM,
     },
     step::{MapWrite, Step, address_of},
 };
@@ -74,6 +74,11 @@ pub fn peer_blocked(objects: &Objects, entry: &PeerEntry) -> Option<String> {
     if let Some(why) = device_missing(objects) {
         return Some(why);
     }
+    // It asks where a packet comes from, and for its segment count: without it XFRM takes what anybody
+    // puts on the device, and nonces may repeat.
+    if !attached(objects, Program::Reentry, REENTRY) {
+        return Some(format!("reentry is not attached to {REENTRY}"));
+    }
     for lane in 0..entry.tx.lanes {
         let key = PolicyKey {
             source: local,
@@ -97,12 +102,14 @@ pub fn peer_blocked(objects: &Objects, entry: &PeerEntry) -> Option<String> {
     None
 }
 
-/// Whether the rules concern the port and the VTEP: emptied by others, the table concerns nothing.
+/// Whether the rules are as we set them, for this port and VTEP.
+fn covers(firewall: &Firewall, vtep: IpAddr, port: u16) -> bool {
+    firewall.altered.is_none() && firewall.port == port && firewall.local_vteps.contains(&vtep)
+}
+
 fn firewall_stands(objects: &Objects, vtep: IpAddr, port: u16) -> bool {
-    objects
-        .firewall
-        .as_ref()
-        .is_some_and(|firewall| firewall.port == port && firewall.local_vteps.contains(&vtep))
+    let firewall = objects.firewall.as_ref();
+    firewall.is_some_and(|firewall| covers(firewall, vtep, port))
 }
 
 fn device_missing(objects: &Objects) -> Option<String> {
@@ -192,6 +199,12 @@ pub fn step_blocked(objects: &Objects, step: &Step) -> Option<String> {
                 _ => None,
             }
         }
+        // A network that opened while this VTEP was unknown relies on its block policy from now on.
+        Step::Map(MapWrite::Vtep(key, Some(vtep))) if vtep.role == VtepRole::Local => {
+            let (address, port) = (address_of(&key.address), objects.maps.config?.port);
+            (open_network(objects).is_some() && !blocks(objects, address, port))
+                .then(|| format!("the block policy of {address} is missing"))
+        }
         Step::SetPolicy(key, policy) => match (policy.action, key.destination) {
             (PolicyAction::Encrypt { spi, .. }, Some(destination)) => {
                 (!has_outbound(objects, key.source, destination, spi))
@@ -219,9 +232,17 @@ pub fn step_blocked(objects: &Objects, step: &Step) -> Option<String> {
                 }
                 open_peer(objects, |entry| entry.underlay_device == attachment.device)
             }
+            Program::Reentry => open_peer(objects, |_| true),
             Program::DecryptedRx => open_network(objects),
             _ => None,
         },
+        Step::SetFirewall(firewall) => open_peer(objects, |entry| {
+            let local = address_of(&entry.local_vtep);
+            objects
+                .maps
+                .config
+                .is_none_or(|config| !covers(firewall, local, config.port))
+        }),
         Step::RemoveFirewall | Step::UnloadPrograms => open_peer(objects, |_| true),
         Step::Map(MapWrite::Config(new)) => {
             let rekeyed = match (objects.maps.config, new) {

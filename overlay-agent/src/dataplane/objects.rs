@@ -169,8 +169,11 @@ pub struct Firewall {
     /// our own does not override the drop of another. Wanted: all of
     /// [`UnderlayFacts::foreign_chains`].
     pub accepts: BTreeSet<ForeignChain>,
-    /// What others changed in our table; `None` in what is wanted. Applying repairs it.
+    /// What others changed in our table; `None` in what is wanted. Applying repairs it, and until
+    /// then its rules count as missing.
     pub altered: Option<String>,
+    /// An accept that is not where the drop is any more; `None` in what is wanted.
+    pub displaced: Option<String>,
 }
 
 /// A base chain of other software, filtering at prerouting or forward.

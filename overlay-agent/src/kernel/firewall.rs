@@ -106,7 +106,7 @@ pub async fn observe() -> Result<Option<Firewall>, Error> {
     };
     let mut firewall = table::read(&listing);
     firewall.accepts = in_force;
-    firewall.altered = firewall.altered.or(displaced);
+    firewall.displaced = displaced;
     Ok(Some(firewall))
 }
 
@@ -140,9 +140,12 @@ pub async fn apply(wanted: &Firewall) -> Result<(), Error> {
     match observe().await? {
         Some(found) if found == *wanted => Ok(()),
         Some(Firewall {
-            altered: Some(altered),
+            altered: Some(why), ..
+        }) => Err(Error::NotInForce(why)),
+        Some(Firewall {
+            displaced: Some(why),
             ..
-        }) => Err(Error::NotInForce(altered)),
+        }) => Err(Error::NotInForce(why)),
         _ => Err(Error::NotInForce(
             "another program changes it at the same time".to_owned(),
         )),

@@ -37,6 +37,7 @@ pub fn compile(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Proble
                 BTreeSet::new()
             },
             altered: None,
+            displaced: None,
         });
     }
     neighbours(plan, objects);
