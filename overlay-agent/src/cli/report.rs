@@ -19,6 +19,12 @@ pub fn print(report: &Report, each_step: bool) -> Outcome {
             Why::Blocked(why) => eprintln!("not done: {}: {why}", failure.step),
         }
     }
+    for step in &report.unsettled {
+        eprintln!(
+            "not settled: {step}: it was done and is due again, so other software undoes it; \
+             remedy: find what else manages this object, and apply again"
+        );
+    }
     problems(&report.problems);
     let changes = report.done.len();
     println!(

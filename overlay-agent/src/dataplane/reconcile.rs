@@ -69,6 +69,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Stopped by the operator with steps left to do.
     pub interrupted: bool,
+    /// Due again after every pass: something else undoes them.
+    pub unsettled: Vec<Step>,
 }
 
 /// A step that is not done, and why.
@@ -91,6 +93,7 @@ impl Report {
     pub fn is_complete(&self) -> bool {
         self.failed.is_empty()
             && !self.interrupted
+            && self.unsettled.is_empty()
             && !self.problems.iter().any(|problem| problem.closes)
     }
 }
@@ -141,7 +144,7 @@ pub async fn reconcile_and_tell<K: Kernel>(
     mut tell: impl FnMut(Pass<'_>),
 ) -> Result<Report, ReconcileError<K::Error>> {
     let mut report = Report::default();
-    for pass in 0..PASSES {
+    for pass in 0..=PASSES {
         let facts = kernel
             .facts(desired)
             .await
@@ -156,12 +159,16 @@ pub async fn reconcile_and_tell<K: Kernel>(
         let plan = plan(desired, &facts, &observed, &used).map_err(ReconcileError::Invalid)?;
         report.problems = plan.problems;
         report.failed.clear();
+        if pass == PASSES {
+            report.unsettled = plan.steps;
+            break;
+        }
         if plan.steps.is_empty() {
             break;
         }
         execute_all(kernel, observed, plan.steps, &mut report, &mut stop).await;
         // What failed is reported, not tried again; what is done is looked at once more.
-        if !report.failed.is_empty() || report.interrupted || pass + 1 == PASSES {
+        if !report.failed.is_empty() || report.interrupted {
             break;
         }
     }

@@ -32,6 +32,40 @@ fn apply_until(kernel: &mut SimulatedKernel, desired: &DataPlane, steps: usize) 
     .unwrap()
 }
 
+/// A kernel in which other software removes the firewall as soon as it is set.
+struct Contested(SimulatedKernel);
+
+impl Kernel for Contested {
+    type Error = <SimulatedKernel as Kernel>::Error;
+
+    async fn facts(&mut self, desired: &DataPlane) -> Result<UnderlayFacts, Self::Error> {
+        self.0.facts(desired).await
+    }
+
+    async fn observe(&mut self) -> Result<Objects, Self::Error> {
+        self.0.objects.firewall = None;
+        self.0.observe().await
+    }
+
+    fn used_keys(&mut self) -> Result<BTreeSet<KeyId>, Self::Error> {
+        self.0.used_keys()
+    }
+
+    async fn execute(&mut self, step: &Step) -> Result<(), Self::Error> {
+        self.0.execute(step).await
+    }
+}
+
+#[test]
+fn what_others_undo_again_and_again_is_reported_and_not_taken_for_done() {
+    let mut kernel = Contested(SimulatedKernel::new());
+    let report = block_on(reconcile(&mut kernel, &example(), || false)).unwrap();
+    let firewall = |step: &&Step| matches!(step, Step::SetFirewall(_));
+    assert_eq!(report.done.iter().filter(firewall).count(), PASSES);
+    assert_eq!(report.unsettled.iter().filter(firewall).count(), 1);
+    assert!(!report.is_complete());
+}
+
 /// What the kernel should hold: keys are not part of it.
 fn wanted(kernel: &SimulatedKernel, desired: &DataPlane) -> Objects {
     let mut objects = plan(desired, &facts(desired), &kernel.objects, &kernel.used)
