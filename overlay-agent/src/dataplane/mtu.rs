@@ -31,6 +31,10 @@ pub enum MtuError {
         outer_mtu: u32,
         arithmetic: String,
     },
+    #[error(
+        "mtu = {wanted} is too small: IPv4 needs {MIN_INNER} (RFC 791 section 3.2), IPv6 1280 (RFC 8200 section 5)"
+    )]
+    ManualTooSmall { wanted: u32 },
     #[error("mtu = {wanted} is too large: the path to {to} has MTU {outer_mtu}, and {arithmetic}")]
     ManualTooLarge {
         wanted: u32,
@@ -56,6 +60,9 @@ pub fn network_mtu<'a>(
     carrier: Carrier,
     manual: Option<u32>,
 ) -> Result<Option<u32>, MtuError> {
+    if let Some(wanted) = manual.filter(|&wanted| wanted < MIN_INNER) {
+        return Err(MtuError::ManualTooSmall { wanted });
+    }
     let mut smallest: Option<(u32, Path<'a>)> = None;
     for path in paths {
         let inner = inner_mtu(path.outer_mtu, path.family, carrier).ok_or_else(|| {
@@ -173,6 +180,20 @@ mod tests {
             "mtu = 1416 is too large: the path to b has MTU 1500, and 1500 − 20 (outer IP) − 8 (UDP) \
              − 8 (ESP) − 8 (IV) − 16 (ICV), down to a multiple of 4 = 1440; 1440 − 30 (UDP, VXLAN, \
              Ethernet) − 2 (ESP trailer) = 1408"
+        );
+    }
+
+    #[test]
+    fn manual_value_below_what_ip_needs_is_an_error() {
+        let refused = |paths: &[Path<'static>]| {
+            network_mtu(paths.iter().copied(), Carrier::Plain, Some(67)).unwrap_err()
+        };
+        for paths in [&[][..], &[ETHERNET]] {
+            assert_eq!(refused(paths), MtuError::ManualTooSmall { wanted: 67 });
+        }
+        assert_eq!(
+            network_mtu([ETHERNET], Carrier::Plain, Some(68)),
+            Ok(Some(68))
         );
     }
 

@@ -338,6 +338,9 @@ impl<'a> Plan<'a> {
                 error.to_string(),
                 "leave mtu out to derive it, lower it, or raise the MTU of the underlay",
             ),
+            Err(error @ MtuError::ManualTooSmall { .. }) => {
+                close(error.to_string(), "leave mtu out to derive it, or raise it");
+            }
             Err(error @ MtuError::PathTooSmall { .. }) => {
                 close(error.to_string(), "raise the MTU of the underlay");
             }
