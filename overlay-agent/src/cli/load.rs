@@ -54,12 +54,19 @@ pub async fn run(directories: &Directories, arguments: &Arguments) -> Result<Out
         }
     };
     let mut bpf = Bpf::load(&directories.pins, &MapSizes::default())?;
+    let before = bpf.observe_attachments()?;
     for program in programs.into_iter().flatten() {
         let attachment = Attachment {
             program,
             device: arguments.iface.clone(),
         };
-        bpf.attach(&attachment, device.index)?;
+        if let Err(error) = bpf.attach(&attachment, device.index) {
+            // Half of a data plane is none. One that was there before is another's to remove.
+            if before.is_empty() {
+                bpf.clear()?;
+            }
+            return Err(error.into());
+        }
         println!("{program} on {}", arguments.iface);
     }
     println!("pinned below {}", directories.pins.display());

@@ -84,13 +84,13 @@ impl Guest {
     ) -> Result<Self> {
         let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         setup::ensure(workspace, setup::VM)?;
-        let image = kernel::fetch(workspace, options.kernel)?;
         if !setup::is_root() {
             bail!(
                 "the test VM shares this machine's files by virtiofsd, which needs root: run \
                  this as root"
             );
         }
+        let image = kernel::fetch(workspace, options.kernel)?;
         let cache = workspace.cache().join("vm");
         let initramfs = initramfs::ensure(&image, &cache)?;
         let accel = Accel::choose(options, &image, &initramfs, &cache)?;

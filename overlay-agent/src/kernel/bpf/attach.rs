@@ -247,8 +247,8 @@ pub(super) fn removal_order(name: &str) -> usize {
 fn hint(hook: Hook, error: &io::Error) -> Option<&'static str> {
     match (hook, error.raw_os_error()?) {
         (Hook::Xdp(XdpMode::Native), libc::EOPNOTSUPP | libc::EINVAL) => Some(
-            "the driver refuses native XDP here (it may depend on MTU and channels): set `xdp = \
-             generic` or `xdp = off`",
+            "the driver refuses native XDP here (it may depend on MTU and channels): use the mode \
+             `generic` or `off` (`xdp` in settings, `--mode` of load)",
         ),
         (_, libc::ENODEV) => Some("the device is gone"),
         _ => None,
