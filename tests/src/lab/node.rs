@@ -176,6 +176,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         sweep::remove_pins(&self.pins);
+        sweep::remove_lock(&self.pins);
     }
 }
 

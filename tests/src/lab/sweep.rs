@@ -10,15 +10,29 @@ pub(super) const MARK: &str = "ovlab";
 /// Where the nodes' pins are.
 pub(super) const PINS: &str = "/sys/fs/bpf";
 
-/// Removes namespaces, pins and files of labs whose process is gone.
+/// What the `overlay` command names the locks of pin directories by: `LOCKS` and `LOCK`, the directory.
+const LOCKS: &str = "/run/overlay";
+const LOCK: &str = "bpf-sys-fs-bpf-";
+
+/// Removes namespaces, pins, locks and files of labs whose process is gone.
 pub fn remove_leftovers() {
-    for name in leftovers(Path::new("/run/netns")) {
+    for name in leftovers(Path::new("/run/netns"), "") {
         netns::remove(&name);
     }
     for directory in [Path::new(PINS), &std::env::temp_dir()] {
-        for name in leftovers(directory) {
+        for name in leftovers(directory, "") {
             remove_pins(&directory.join(name));
         }
+    }
+    for name in leftovers(Path::new(LOCKS), LOCK) {
+        let _gone = fs::remove_file(Path::new(LOCKS).join(name));
+    }
+}
+
+/// Removes the lock of a pin directory.
+pub(super) fn remove_lock(pins: &Path) {
+    if let Some(name) = pins.file_name().and_then(|name| name.to_str()) {
+        let _gone = fs::remove_file(Path::new(LOCKS).join(format!("{LOCK}{name}.lock")));
     }
 }
 
@@ -27,13 +41,18 @@ pub(super) fn remove_pins(directory: &Path) {
     let _gone = fs::remove_dir_all(directory);
 }
 
-fn leftovers(directory: &Path) -> Vec<String> {
+/// Names in a directory that are `prefix` and the name of a lab whose process is gone.
+fn leftovers(directory: &Path, prefix: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| owner(name).is_some_and(|pid| !Path::new("/proc").join(pid).exists()))
+        .filter(|name| {
+            name.strip_prefix(prefix)
+                .and_then(owner)
+                .is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+        })
         .collect()
 }
 
