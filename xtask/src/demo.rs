@@ -42,6 +42,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
     if arguments.keep {
         words.push("--keep".to_owned());
     }
+    if arguments.host {
+        words.push("--without-ipsec".to_owned());
+    }
     let here = arguments.host
         || {
             let able = has_ipsec(&overlay);

@@ -14,18 +14,21 @@ use tokio::{
 const WORKER: &str = "OVERLAY_DEMO_WORKER";
 
 fn main() -> ExitCode {
-    let mut keep = false;
+    let (mut keep, mut without_ipsec) = (false, false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--keep" => keep = true,
+            "--without-ipsec" => without_ipsec = true,
             other => {
-                eprintln!("demo: unknown argument {other}; only --keep is known");
+                eprintln!(
+                    "demo: unknown argument {other}; only --keep and --without-ipsec are known"
+                );
                 return ExitCode::from(2);
             }
         }
     }
     let status = if std::env::var_os(WORKER).is_some() {
-        demo::run(keep).map(|good| u8::from(!good))
+        demo::run(keep, without_ipsec).map(|good| u8::from(!good))
     } else {
         supervise()
     };
