@@ -203,7 +203,7 @@ fn delivered(
         Direction::Received,
     )?;
     work()?;
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(1000));
     let wire = capture.stop()?;
     Ok(wire.complete()?.frames_with(MARKER))
 }

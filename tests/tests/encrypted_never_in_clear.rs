@@ -135,9 +135,11 @@ fn deleting_policies_and_sas_opens_nothing_and_is_repaired() -> Result<()> {
     });
     siege.strike("all SAs", |siege| damage::flush_states(first(siege)?));
     siege.strike("all SAs of the peer", |siege| {
+        siege.strikes(2);
         damage::flush_states(siege.lab.node(2)?)
     });
     siege.strike("XFRM as a whole on both nodes", |siege| {
+        siege.strikes(2);
         for node in &siege.lab.nodes {
             damage::flush_policies(node)?;
             damage::flush_states(node)?;
@@ -227,7 +229,10 @@ fn random(below: u32) -> Result<u32> {
 #[test]
 fn start_and_stop_under_traffic_open_nothing() -> Result<()> {
     let mut siege = Siege::prepare(Family::V4)?;
-    siege.strike("start", |_| Ok(()));
+    siege.strike("start", |siege| {
+        siege.strikes(2);
+        Ok(())
+    });
     siege.strike("stop and start of one node", |siege| {
         first(siege)?.clear()?;
         siege.rekey()

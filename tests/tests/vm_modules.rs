@@ -1,12 +1,12 @@
 //! Kernel modules that go, or are not there: encrypted networks stay closed, say why, and open once
 //! the modules are back. Only for the test VM: modules belong to a whole machine.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
     hostile::{Siege, damage, stays_encrypted},
-    lab::{Applied, Family, command, in_test_vm},
+    lab::{Applied, Family, command, eventually, in_test_vm},
 };
 
 const WITHHELD: &str = "/etc/modprobe.d/overlay-test-withheld.conf";
@@ -25,7 +25,7 @@ impl Withheld {
         fs::write(WITHHELD, lines.concat()).with_context(|| format!("write {WITHHELD}"))?;
         let withheld = Self;
         for module in modules {
-            unload(module)?;
+            unload_when_released(module)?;
         }
         Ok(withheld)
     }
@@ -57,6 +57,11 @@ fn unload(module: &str) -> Result<()> {
     Ok(())
 }
 
+/// As [`unload`], once the work queues have released what used it.
+fn unload_when_released(module: &str) -> Result<()> {
+    eventually(Duration::from_secs(30), || unload(module))
+}
+
 fn says_why(applied: &Applied) -> Result<()> {
     ensure!(
         applied.status == 1
@@ -85,7 +90,7 @@ fn without_esp_the_network_stays_closed_and_says_why() -> Result<()> {
             says_why(&node.try_apply(&siege.lab.keyring)?).with_context(|| missing.join(", "))?;
         }
         // The containers have their interfaces and keep sending.
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(2));
         let wire = siege.stop(capture)?;
         stays_encrypted(&wire)?;
         ensure!(
@@ -94,7 +99,10 @@ fn without_esp_the_network_stays_closed_and_says_why() -> Result<()> {
         );
 
         drop(withheld);
-        siege.strike("the modules are back", |_| Ok(()));
+        siege.strike("the modules are back", |siege| {
+            siege.strikes(2);
+            Ok(())
+        });
         siege.lift()?;
     }
     Ok(())
@@ -105,7 +113,8 @@ fn unloading_modules_under_traffic_opens_nothing_and_is_repaired() -> Result<()>
     in_vm()?;
     let mut siege = Siege::lay(Family::V4)?;
     for module in ["xfrm_interface", "vxlan"] {
-        siege.strike(module, |_| {
+        siege.strike(module, |siege| {
+            siege.strikes(2);
             ensure!(is_loaded(module), "{module} is not loaded");
             unload(module)
         });
@@ -132,7 +141,7 @@ fn esp_that_goes_under_traffic_closes_the_network() -> Result<()> {
         says_why(&node.try_apply(&siege.lab.keyring)?)?;
     }
     let before = siege.pressure.arrived();
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
     stays_encrypted(&siege.stop(capture)?)?;
     ensure!(siege.pressure.arrived() == before, "it is open");
 

@@ -91,6 +91,8 @@ fn build_demo(workspace: &Workspace) -> Result<PathBuf> {
     command::run(
         command::cargo()
             .args(["build", "--package=overlay-tests", "--bin=overlay-demo"])
+            // As the tests do, so that the library is built once for both.
+            .arg("--features=kernel")
             .current_dir(&workspace.root),
     )?;
     Ok(workspace.overlay(false).with_file_name("overlay-demo"))

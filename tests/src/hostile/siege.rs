@@ -1,6 +1,6 @@
 //! A pair of nodes under traffic, damaged and repaired while a capture watches the wire.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -72,6 +72,8 @@ pub struct Siege {
     pub lab: Lab,
     /// Slot, and epoch, that the nodes send in.
     slot: u8,
+    /// Nodes to apply again.
+    struck: BTreeSet<u32>,
     failures: Vec<String>,
 }
 
@@ -93,6 +95,7 @@ impl Siege {
             pressure: Pressure::start(&lab, "a", "b", NETWORK)?,
             lab,
             slot: 1,
+            struck: BTreeSet::new(),
             failures: Vec::new(),
         })
     }
@@ -118,7 +121,7 @@ impl Siege {
             })
     }
 
-    /// Damages the nodes under traffic, then repairs them: nothing may be in clear meanwhile, and
+    /// Damages node 1 under traffic, and whichever [`Siege::strikes`] names, then repairs them: nothing may be in clear meanwhile, and
     /// traffic must come back. Failures are kept for [`Siege::lift`], so that one does not hide others.
     pub fn strike(&mut self, name: &str, damage: impl FnOnce(&mut Self) -> Result<()>) {
         eprintln!("strike: {name}");
@@ -130,6 +133,7 @@ impl Siege {
 
     fn try_strike(&mut self, damage: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let capture = self.lab.capture()?;
+        self.strikes(1);
         let struck = damage(self).context("damage");
         thread::sleep(MEANWHILE);
         let repaired = self.repair().context("repair");
@@ -143,12 +147,23 @@ impl Siege {
         Ok(())
     }
 
-    /// Applies again. An SA that was lost is lost for good, as its nonces were used or its replay
+    /// The damage at hand is done to this node, too.
+    pub fn strikes(&mut self, node: u32) {
+        self.struck.insert(node);
+    }
+
+    /// Applies again to what was struck. An SA that was lost is lost for good, as its nonces were used or its replay
     /// window is gone, and so is one whose name is gone from the maps: then the report must say so,
     /// and new keys repair.
     pub fn repair(&mut self) -> Result<()> {
         let mut refused = false;
-        for node in &self.lab.nodes {
+        let struck = std::mem::take(&mut self.struck);
+        for node in self
+            .lab
+            .nodes
+            .iter()
+            .filter(|node| struck.contains(&node.index))
+        {
             let applied = node.try_apply(&self.lab.keyring)?;
             match applied.status {
                 0 => {}
@@ -173,6 +188,7 @@ impl Siege {
         }
         if refused {
             self.rekey()?;
+            self.struck.clear();
             self.lab.apply()?;
         }
         Ok(())
@@ -190,6 +206,7 @@ impl Siege {
                 peer.transmit = Some(Transmit { epoch, slot, lanes });
             }
         }
+        self.struck.extend([1, 2]);
         Ok(())
     }
 

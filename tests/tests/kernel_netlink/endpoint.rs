@@ -235,9 +235,15 @@ fn routes_are_set_repaired_and_removed_and_those_of_others_stay() {
             let [v4, v6] = ["-4", "-6"].map(|family| {
                 let routes = container.command(&format!("ip {family} route show dev eth0"));
                 let routes = routes.lines().filter(|line| !line.contains("proto kernel"));
-                routes
-                    .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-                    .collect::<Vec<_>>()
+                // Until a work queue has heard of the carrier.
+                let words = |line: &'_ str| -> Vec<_> {
+                    let words = line.split_whitespace();
+                    words
+                        .filter(|word| *word != "linkdown")
+                        .map(str::to_owned)
+                        .collect()
+                };
+                routes.map(|line| words(line).join(" ")).collect::<Vec<_>>()
             });
             [v4, v6].concat()
         };
@@ -433,9 +439,14 @@ fn namespaces_are_found_by_pid_and_by_name() {
                 .unwrap(),
         );
         let pid = sleeper.0.id();
-        while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == host {
+        let elsewhere = || std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() != host;
+        for _ in 0..3000 {
+            if elsewhere() {
+                break;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+        assert!(elsewhere(), "unshare is not done after 30 s");
         let name = format!("ovl-test-{}", std::process::id());
         command(&format!("ip netns add {name}"));
         let named = Named(name.clone());

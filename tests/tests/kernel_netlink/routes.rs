@@ -28,7 +28,14 @@ fn underlay() -> Namespace {
     other.command("ip addr add 10.0.0.2/24 dev up1");
     other.command("ip addr add 2001:db8::2/64 dev up1 nodad");
     other.command("ip link set up1 up");
-    other
+    // The routes of IPv6 addresses come when a work queue has heard of the carrier.
+    for _ in 0..300 {
+        if command("ip -6 route show 2001:db8::/64").contains("up0") {
+            return other;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("no route to 2001:db8::/64 after 30 s")
 }
 
 #[test]

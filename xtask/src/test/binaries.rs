@@ -27,6 +27,7 @@ pub fn build(workspace: &Workspace) -> Result<Vec<Binary>> {
     cargo
         .current_dir(&workspace.root)
         .args(["test", "--package=overlay-tests", "--no-run"])
+        .arg("--features=kernel")
         .arg("--message-format=json-render-diagnostics")
         .stderr(std::process::Stdio::inherit());
     let output = cargo

@@ -1,8 +1,13 @@
 //! What must hold between two containers of a network, however their nodes are connected.
 
 mod frames;
+pub mod netfilter;
+mod path_mtu;
 
-pub use self::frames::{GROUPS, frames_of_every_length, replicated, send_to_group};
+pub use self::{
+    frames::{GROUPS, frames_of_every_length, replicated, send_to_group},
+    path_mtu::narrowing_is_told,
+};
 
 use std::{net::IpAddr, time::Duration};
 

@@ -81,9 +81,15 @@ impl<'a> Ping<'a> {
 
     /// Runs it. Loss is no error.
     pub fn run(&self) -> Result<PingResult> {
+        self.run_waiting(1)
+    }
+
+    /// Waits some seconds for the last answers.
+    fn run_waiting(&self, seconds: u32) -> Result<PingResult> {
         let interval = self.interval.as_secs_f64();
         let mut ping = self.from.command("ping");
-        ping.args(["-n", "-W", "1", "-c", &self.count.to_string()]);
+        let (wait, count) = (seconds.to_string(), self.count.to_string());
+        ping.args(["-n", "-W", &wait, "-c", &count]);
         ping.args(["-i", &format!("{interval:.3}")]);
         if let Some(size) = self.size {
             ping.args(["-s", &size.to_string()]);
@@ -97,7 +103,7 @@ impl<'a> Ping<'a> {
 
     /// Runs it; an error if a packet was lost.
     pub fn lossless(&self) -> Result<PingResult> {
-        let result = self.run()?;
+        let result = self.run_waiting(5)?;
         if result.lost() > 0 {
             bail!(
                 "{} → {}: {} of {} lost: {}",

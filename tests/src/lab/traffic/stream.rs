@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -15,6 +15,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::TICK;
 use crate::lab::{Family, Netns};
+
+/// How late an echo may come: a machine may stand still for a while.
+const LATE: Duration = Duration::from_secs(10);
 
 /// A running stream. Its server is a [`super::UdpEcho`].
 #[derive(Debug)]
@@ -119,9 +122,11 @@ fn run(
         .with_context(|| format!("connect to {to}"))?;
     socket.set_read_timeout(Some(TICK))?;
     let done = Arc::new(AtomicBool::new(false));
+    let echoed = Arc::new(AtomicU32::new(0));
     let receiver = thread::spawn({
         let (socket, done, ready) = (socket.try_clone()?, Arc::clone(&done), ready.clone());
-        move || receive(&socket, &done, &ready)
+        let echoed = Arc::clone(&echoed);
+        move || receive(&socket, &done, &echoed, &ready)
     });
 
     let started = Instant::now();
@@ -137,6 +142,11 @@ fn run(
         result.sent += 1;
         let due = started + Duration::from_secs(1) * result.sent / rate;
         thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    // What is not echoed by then is lost; the rest of the time is for duplicates.
+    let deadline = Instant::now() + LATE;
+    while echoed.load(Ordering::Relaxed) < result.sent && Instant::now() < deadline {
+        thread::sleep(TICK);
     }
     thread::sleep(Duration::from_millis(300));
     done.store(true, Ordering::Relaxed);
@@ -160,6 +170,7 @@ fn run(
 fn receive(
     socket: &UdpSocket,
     done: &AtomicBool,
+    echoed: &AtomicU32,
     ready: &std::sync::mpsc::Sender<()>,
 ) -> (Vec<u8>, Duration) {
     let mut seen: Vec<u8> = Vec::new();
@@ -175,6 +186,9 @@ fn receive(
                     seen.resize(place + 1, 0);
                 }
                 seen[place] = seen[place].saturating_add(1);
+                if seen[place] == 1 {
+                    echoed.fetch_add(1, Ordering::Relaxed);
+                }
                 let now = Instant::now();
                 if let Some(last) = last {
                     longest_gap = longest_gap.max(now - last);

@@ -170,7 +170,8 @@ fn line(number: usize) -> Vec<u8> {
 
 fn echo(mut stream: &TcpStream) {
     let mut buffer = vec![0; 16384];
-    if stream.set_read_timeout(Some(STALLED)).is_err() {
+    // The client may open all its connections before it uses the first.
+    if stream.set_read_timeout(Some(8 * STALLED)).is_err() {
         return;
     }
     while let Ok(size) = stream.read(&mut buffer) {
