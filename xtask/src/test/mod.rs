@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use self::binaries::Binary;
 use self::clock::Clock;
-use self::places::{Machine, Place};
+use self::places::{Breadth, Machine, Place};
 use crate::vm;
 use crate::workspace::Workspace;
 use crate::{bpf, build, command, say, setup};
@@ -35,8 +35,12 @@ pub struct Arguments {
     /// else the newest VM kernel
     #[arg(long)]
     quick: bool,
+    /// Run each of the two longest kernel tests on one VM kernel, and all others
+    /// on every one
+    #[arg(long, conflicts_with = "quick")]
+    spread: bool,
     /// Time limit for each test binary
-    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 2400, value_name = "SECONDS")]
     timeout: u64,
 }
 
@@ -55,8 +59,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
         filter,
         kernel,
         quick,
+        spread,
         timeout,
     } = arguments;
+    let breadth = match (quick, spread) {
+        (true, _) => Breadth::Quick,
+        (_, true) => Breadth::Spread,
+        _ => Breadth::Whole,
+    };
     let mut clock = Clock::start();
     let root = setup::is_root();
     for tools in [setup::NETWORK, setup::VM] {
@@ -103,7 +113,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
     }
     let mut wanted: Vec<(Place, &Binary)> = Vec::new();
     for binary in &binaries {
-        let places = places::of(&binary.name, &machine, kernel.kernels(), *quick);
+        let places = places::of(&binary.name, &machine, kernel.kernels(), breadth);
         if places.is_empty() {
             left_out.push(binary.name.clone());
         }

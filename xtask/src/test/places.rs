@@ -40,8 +40,31 @@ impl Machine {
     }
 }
 
+/// How much is tested on how many kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breadth {
+    /// Everything on every kernel it must hold on.
+    Whole,
+    /// Each of [`SIEGES`] on one VM kernel, everything else as [`Breadth::Whole`].
+    Spread,
+    /// Each in one place: the running kernel where it can, else the newest VM kernel.
+    Quick,
+}
+
+/// The tests that damage nodes and attack them, one thing after the other: half of the VMs' time. Which
+/// kernel each has in [`Breadth::Spread`].
+const SIEGES: [(&str, Kernel); 2] = [
+    ("encrypted_never_in_clear", Kernel::V6_12),
+    ("encrypted_never_accepted", Kernel::V6_1),
+];
+
+/// What is also tested on the oldest kernel, though it needs nothing that the running one lacks: there
+/// other helpers do the work where the families inside and outside differ.
+const ON_THE_OLDEST: &str = "plain_frames";
+
 /// The places for a binary of this name; none if they need root.
-pub fn of(name: &str, machine: &Machine, kernels: &[Kernel], quick: bool) -> Vec<Place> {
+pub fn of(name: &str, machine: &Machine, kernels: &[Kernel], breadth: Breadth) -> Vec<Place> {
+    let quick = breadth == Breadth::Quick;
     let newest = kernels.iter().max().copied().map(Place::Vm);
     let all = kernels.iter().copied().map(Place::Vm);
     let prefix = name.split('_').next().unwrap_or_default();
@@ -66,9 +89,18 @@ pub fn of(name: &str, machine: &Machine, kernels: &[Kernel], quick: bool) -> Vec
         "kernel" if quick && !machine.ipsec => places.extend(newest),
         _ if quick && here => {}
         _ if quick => places.extend(newest),
+        "plain" if name == ON_THE_OLDEST => {
+            places.extend(kernels.iter().min().copied().map(Place::Vm));
+        }
         // They need nothing that the running kernel lacks.
         "plain" => {}
-        _ => places.extend(all),
+        _ => {
+            let siege = SIEGES.iter().find(|(siege, _)| *siege == name);
+            let only = siege.filter(|_| breadth == Breadth::Spread);
+            places.extend(
+                all.filter(|place| only.is_none_or(|(_, kernel)| *place == Place::Vm(*kernel))),
+            );
+        }
     }
     places
 }
@@ -86,6 +118,7 @@ fn has_ipsec() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Breadth::{Quick, Spread, Whole};
     use super::Kernel::{V6_1, V6_12};
     use super::Place::{Here, Vm};
     use super::*;
@@ -103,31 +136,44 @@ mod tests {
     #[test]
     fn programs_are_tested_on_every_kernel() {
         assert_eq!(
-            of("kernel_programs", &machine(true, false), ALL, false),
+            of("kernel_programs", &machine(true, false), ALL, Whole),
             [Here, Vm(V6_1), Vm(V6_12)]
         );
     }
 
     #[test]
     fn plain_networks_are_tested_here() {
-        assert_eq!(of("plain_tcp", &machine(true, false), ALL, false), [Here]);
+        assert_eq!(of("plain_tcp", &machine(true, false), ALL, Whole), [Here]);
+        assert_eq!(
+            of("plain_frames", &machine(true, false), ALL, Whole),
+            [Here, Vm(V6_1)]
+        );
     }
 
     #[test]
     fn encrypted_networks_are_tested_here_only_with_ipsec() {
         assert_eq!(
-            of("encrypted_tcp", &machine(true, false), ALL, false),
+            of("encrypted_tcp", &machine(true, false), ALL, Whole),
             [Vm(V6_1), Vm(V6_12)]
         );
         assert_eq!(
-            of("encrypted_tcp", &machine(true, true), ALL, false),
+            of("encrypted_tcp", &machine(true, true), ALL, Whole),
             [Here, Vm(V6_1), Vm(V6_12)]
         );
     }
 
     #[test]
+    fn sieges_are_spread_over_the_kernels_and_nothing_else_is() {
+        let spread = |name| of(name, &machine(true, false), ALL, Spread);
+        let sieges: Vec<_> = SIEGES.iter().flat_map(|(name, _)| spread(name)).collect();
+        assert_eq!(sieges, [Vm(V6_12), Vm(V6_1)]);
+        assert_eq!(spread("encrypted_tcp"), [Vm(V6_1), Vm(V6_12)]);
+        assert_eq!(spread("kernel_programs"), [Here, Vm(V6_1), Vm(V6_12)]);
+    }
+
+    #[test]
     fn quick_takes_one_place_that_has_ipsec() {
-        let quick = |name, ipsec| of(name, &machine(true, ipsec), ALL, true);
+        let quick = |name, ipsec| of(name, &machine(true, ipsec), ALL, Quick);
         assert_eq!(quick("kernel_programs", true), [Here]);
         assert_eq!(quick("plain_tcp", false), [Here]);
         assert_eq!(quick("kernel_programs", false), [Here, Vm(V6_12)]);
@@ -138,7 +184,7 @@ mod tests {
 
     #[test]
     fn without_root_only_host_tests_have_a_place() {
-        let of = |name| of(name, &machine(false, false), ALL, false);
+        let of = |name| of(name, &machine(false, false), ALL, Whole);
         assert_eq!(of("simulation"), [Here]);
         assert_eq!(of("kernel_programs"), []);
         assert_eq!(of("encrypted_tcp"), []);
@@ -147,7 +193,7 @@ mod tests {
     #[test]
     fn what_disturbs_the_machine_never_runs_here() {
         assert_eq!(
-            of("vm_modules", &machine(true, true), &[V6_1], false),
+            of("vm_modules", &machine(true, true), &[V6_1], Whole),
             [Vm(V6_1)]
         );
     }
