@@ -45,8 +45,9 @@ fn nat_connection_tracking_and_a_dropping_forward_chain_leave_the_underlay_alone
         let lab = Lab::new(pair(settings, family))?;
         netfilter::nat_everything(&lab)?;
         for node in &lab.nodes {
-            let drop = "table inet docker { chain forward {
-                type filter hook forward priority 0; policy drop; } }";
+            let drop = "table inet docker {
+                chain forward { type filter hook forward priority 0; policy drop; }
+            }\n";
             netfilter::nft(&node.netns, drop)?;
         }
         lab.apply()?;
