@@ -11,7 +11,7 @@ use super::{
     TC_CONTINUE,
     arrival::{self, Path},
     deliver, ethernet_header,
-    frame::{self, Frame as _, store},
+    frame::{self, Frame as _, SkBuffFields as _, store},
     maps,
     outer::{self, Class},
     report::Drop,
@@ -25,6 +25,11 @@ pub fn underlay_rx(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(config) = maps::config() else {
         return Ok(TC_CONTINUE);
     };
+    // The kernel takes a tag off before this hook and hands the packet to the VLAN's own device after
+    // it: here it is a packet of another network, which may have the same addresses.
+    if ctx.has_vlan_tag() {
+        return Ok(TC_CONTINUE);
+    }
     frame::make_linear(ctx, outer::MAX_LEN);
     ethernet_header::restore(ctx, config);
     let drop = |reason| Drop::new(reason, Direction::FromUnderlay);

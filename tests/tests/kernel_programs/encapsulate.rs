@@ -183,6 +183,15 @@ fn local() -> Vec<Row> {
         .gso(1360, 3)
         .redirects(tcp4(A, B, 1, 2, 2800).frame),
     );
+    rows.push(
+        tx(
+            "GSO under another Ethertype: nothing knows how to segment it behind outer headers",
+            &other(A.mac, C.mac, 1000).frame,
+        )
+        .gso(500, 2)
+        .drops(Reason::EncapFailed)
+        .leaves_marked(0, PLAINTEXT),
+    );
     rows
 }
 

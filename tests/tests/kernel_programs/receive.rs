@@ -70,7 +70,20 @@ pub fn rows() -> Vec<Row> {
         }
     }
     rows.extend(esp());
+    rows.push(tag_beside());
     rows
+}
+
+/// XDP sees a tag in the packet, or none: where the NIC takes it off, it is for XDP's metadata.
+fn tag_beside() -> Row {
+    let good = frames::udp(50_000, PORT, &frames::vxlan(PLAIN, &ping4(C, A).frame));
+    row(
+        "a tag of the underlay beside the packet: it is the VLAN device's",
+        program::UNDERLAY_RX,
+    )
+    .packet(from4(REMOTE4, LOCAL4, &V4::default(), UDP, &good))
+    .vlan_beside(0x2007)
+    .passes()
 }
 
 fn from4(source: Ip4, destination: Ip4, ip: &V4, protocol: u8, payload: &[u8]) -> Vec<u8> {

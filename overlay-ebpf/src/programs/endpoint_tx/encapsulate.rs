@@ -144,13 +144,13 @@ pub fn make_room(ctx: &TcContext, ipv6: bool, inner_ip: bool) -> Result<(), Drop
                 Err(DropReason::EncapFailed)
             };
         }
-        if ctx.gso_size() != 0 {
-            return Err(DropReason::EncapFailed);
-        }
         // A packet that is a tunnel's already: not to be segmented, so room is all it needs.
     }
-    // `adjust_room` refuses Ethertypes other than IP. Such frames have no GSO and no checksum to
-    // offload: bytes in front are all they need.
+    if ctx.gso_size() != 0 {
+        return Err(DropReason::EncapFailed);
+    }
+    // `adjust_room` refuses Ethertypes other than IP. Without GSO, and they have no checksum to
+    // offload, bytes in front are all that such frames need.
     // SAFETY: the context is the program's own.
     if unsafe { bpf_skb_change_head(ctx.skb.skb, room, 0) } == 0 {
         Ok(())

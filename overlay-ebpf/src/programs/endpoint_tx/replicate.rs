@@ -17,7 +17,7 @@ const V6: u32 = OVERHEAD_V6 as u32;
 
 /// The list has no such position.
 const END: i32 = -1;
-/// The target did not get the frame.
+/// The target did not get the frame: less the room that the frame has all the same.
 const FAILED: i32 = -2;
 
 /// Clones the frame for every target of the flood list: local ones first, then peers over IPv4,
@@ -35,8 +35,11 @@ pub fn to_all(ctx: &TcContext, flow: &Flow) -> Result<i32, DropReason> {
         };
         match replicate_to(ctx.skb.skb, flow.vni, flow.hash, state.pack()) {
             END => break,
-            FAILED => failed = true,
-            grown => room = grown as u32,
+            grown if grown >= 0 => room = grown as u32,
+            less => {
+                failed = true;
+                room = (FAILED - less) as u32;
+            }
         }
     }
     if failed {
@@ -73,7 +76,8 @@ impl State {
     }
 }
 
-/// Clones the frame for the target at the state's position. Returns the room afterwards.
+/// Clones the frame for the target at the state's position. Returns the room afterwards, [`END`], or
+/// [`FAILED`] less the room.
 ///
 /// A function of its own to the verifier (global functions are verified once), or the loop would
 /// multiply its paths.
@@ -98,27 +102,35 @@ extern "C" fn replicate_to(skb: *mut __sk_buff, vni: u32, hash: u32, packed: u32
         } else if ctx.clone_redirect(target.ifindex, 0).is_ok() {
             0
         } else {
+            // Local targets come before any room is made.
             FAILED
         };
     }
-    match to_peer(&ctx, vni, hash, target.peer, &state) {
-        Some(grown) => grown as i32,
-        None => FAILED,
+    let mut room = state.room;
+    match to_peer(&ctx, vni, hash, target.peer, &state, &mut room) {
+        Some(()) => room as i32,
+        None => FAILED - room as i32,
     }
 }
 
+/// Clones the frame for a peer. `room` is what stands before the inner frame, also where this fails.
 #[inline(always)]
-fn to_peer(ctx: &TcContext, vni: u32, hash: u32, index: u32, state: &State) -> Option<u32> {
+fn to_peer(
+    ctx: &TcContext,
+    vni: u32,
+    hash: u32,
+    index: u32,
+    state: &State,
+    room: &mut u32,
+) -> Option<()> {
     let config = maps::config()?;
     let network = maps::network(&NetworkKey { vni })?;
     let peer = maps::peer(&PeerKey { peer: index })?;
-    let &State {
-        room, dscp_ecn, ip, ..
-    } = state;
+    let &State { dscp_ecn, ip, .. } = state;
     let flow = Flow {
         vni,
         encrypted: network.flags & NetworkFlags::ENCRYPTED != 0,
-        frame_len: ctx.len() - room,
+        frame_len: ctx.len() - *room,
         hash,
         dscp_ecn,
         ip,
@@ -126,20 +138,21 @@ fn to_peer(ctx: &TcContext, vni: u32, hash: u32, index: u32, state: &State) -> O
     };
     let wanted = if is_mapped(&peer.vtep) { V4 } else { V6 };
     let exit = encapsulate::exit(ctx, config, peer, &flow).ok()?;
-    if room == 0 {
+    if *room == 0 {
         encapsulate::make_room(ctx, wanted == V6, flow.ip).ok()?;
-    } else if wanted == V6 && room == V4 {
+    } else if wanted == V6 && *room == V4 {
         // SAFETY: the context is the program's own.
         if unsafe { bpf_skb_change_head(ctx.skb.skb, V6 - V4, 0) } != 0 {
             return None;
         }
-    } else if wanted != room {
+    } else if wanted != *room {
         return None;
     }
+    *room = wanted;
     if !encapsulate::write(ctx, config, peer, &flow, &exit) {
         return None;
     }
     ctx.clone_redirect(exit.ifindex, exit.flags).ok()?;
     maps::count_tx(index, flow.frame_len);
-    Some(wanted)
+    Some(())
 }
