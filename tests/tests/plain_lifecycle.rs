@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use overlay_tests::lab::{
     Family, Lab, NetworkSpec, Node, NodeSpec, Spec,
     checks::{self, Load},
+    command, eventually,
     traffic::{Stream, UdpEcho},
 };
 
@@ -164,6 +165,36 @@ fn a_network_and_an_endpoint_come_and_go_beside_running_traffic() -> Result<()> 
         .with_context(|| checks::drops(&lab))?;
     let links = lab.netns("c")?.ip("-o link")?;
     ensure!(!links.contains("eth0"), "an endpoint stayed: {links}");
+    Ok(())
+}
+
+#[test]
+fn the_next_apply_takes_out_an_endpoint_whose_namespace_is_gone() -> Result<()> {
+    let lab = lab()?;
+    lab.apply()?;
+    let node = &lab.nodes[0];
+    let name = lab.netns("a")?.name().to_owned();
+    command::shell("ip", &format!("netns del {name}"))?;
+    // The kernel takes the devices away in its own time.
+    let applied = eventually(Duration::from_secs(20), || {
+        let applied = node.try_apply(&lab.keyring)?;
+        let named = applied
+            .stderr
+            .contains("endpoint a-green: closed: its network namespace");
+        ensure!(named, "{applied:?}");
+        Ok(applied)
+    })?;
+    ensure!(
+        applied.status == 1 && !applied.stderr.contains("failed"),
+        "{applied:?}"
+    );
+    let endpoints = node.show()?["endpoints"].to_string();
+    ensure!(!endpoints.contains("local"), "{endpoints}");
+    command::shell("ip", &format!("netns add {name}"))?;
+    lab.apply()?;
+    eventually(Duration::from_secs(20), || {
+        lab.ping("a", "b", "green")?.lossless()
+    })?;
     Ok(())
 }
 

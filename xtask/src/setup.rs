@@ -2,6 +2,7 @@
 //! them. On Debian as root they are installed; elsewhere the user is told
 //! exactly what is missing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -108,6 +109,11 @@ pub const NETWORK: &[Tool] = &[
         purpose: "firewall rules of the tests",
     },
     Tool {
+        probe: &["iptables-legacy"],
+        packages: &["iptables"],
+        purpose: "the firewall of hosts that have not moved to nftables",
+    },
+    Tool {
         probe: &["ethtool"],
         packages: &["ethtool"],
         purpose: "offloads of test links",
@@ -201,7 +207,9 @@ pub fn ensure(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
 /// Installs Debian packages: of each group of alternatives the first that apt
 /// knows.
 pub fn install(choices: &[&[&str]]) -> Result<()> {
-    let first: Vec<&str> = choices.iter().filter_map(|c| c.first().copied()).collect();
+    // One package may have several of the tools.
+    let first: BTreeSet<&str> = choices.iter().filter_map(|c| c.first().copied()).collect();
+    let first = Vec::from_iter(first);
     let by_hand = format!("sudo apt-get install {}", first.join(" "));
     if command::find_program("apt-get").is_none() {
         bail!("there is no apt here: install them with your distribution's package manager");
@@ -218,7 +226,10 @@ pub fn install(choices: &[&[&str]]) -> Result<()> {
             })?
         }
     };
-    say::step(format_args!("apt-get install {}", packages.join(" ")));
+    say::step(format_args!(
+        "apt-get install {}",
+        Vec::from_iter(packages.iter().map(String::as_str)).join(" ")
+    ));
     let mut install = apt_get();
     install
         .args(["-qq", "-y", "--no-install-recommends", "install"])
@@ -228,7 +239,9 @@ pub fn install(choices: &[&[&str]]) -> Result<()> {
     if command::run(&mut install).is_ok() {
         return Ok(());
     }
-    // The usual reason is a list older than the mirror.
+    // The usual reasons are a list older than the mirror, and an earlier run that was interrupted.
+    command::run(Command::new("dpkg").args(["--configure", "-a"]))
+        .context("finish what an interrupted installation has left")?;
     apt_update()?;
     command::run(&mut install).with_context(|| format!("by hand: {by_hand}"))
 }
@@ -242,7 +255,7 @@ pub fn apt_update() -> Result<()> {
 
 /// Of each group the first package with an installation candidate; `None` when
 /// a group has none.
-fn known(choices: &[&[&str]]) -> Option<Vec<String>> {
+fn known(choices: &[&[&str]]) -> Option<BTreeSet<String>> {
     choices
         .iter()
         .map(|group| {

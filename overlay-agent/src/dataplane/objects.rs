@@ -52,6 +52,8 @@ pub struct UnderlayFacts {
     pub conflicts: Vec<Conflict>,
     /// Local addresses of other software's UDP sockets on `esp_in_udp_port`.
     pub esp_in_udp_sockets: BTreeSet<IpAddr>,
+    /// Host-side devices of desired endpoints that have neither a device nor a namespace to make one in.
+    pub gone: BTreeSet<String>,
 }
 
 impl UnderlayFacts {

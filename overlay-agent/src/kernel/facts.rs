@@ -6,11 +6,14 @@ use super::{
     addresses, features, firewall,
     host::{Host, HostError},
     links::{self, LinkLayer},
-    modules, routes, sysctl, udp_sockets,
+    modules,
+    netns::Netns,
+    routes, sysctl, udp_sockets,
     xfrm::Severity,
 };
 use crate::dataplane::{
     desired::DataPlane,
+    endpoint_name::host_device_name,
     objects::{Conflict, UnderlayFacts},
 };
 
@@ -93,6 +96,7 @@ pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFact
             Err(error) => tracing::warn!(peer = %peer.name, %error, "no route"),
         }
     }
+    facts.gone = gone(host, desired).await?;
     if features.nft {
         facts.foreign_chains = firewall::foreign_chains().await?;
     }
@@ -114,6 +118,24 @@ pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFact
             udp_sockets::bound_to(port).map_err(|source| HostError::UdpSockets { source })?;
     }
     Ok(facts)
+}
+
+/// As [`UnderlayFacts::gone`].
+async fn gone(host: &Host, desired: &DataPlane) -> Result<BTreeSet<String>, HostError> {
+    let without: Vec<String> = desired
+        .local_endpoints
+        .iter()
+        .filter(|endpoint| Netns::open(&endpoint.netns).is_err())
+        .map(|endpoint| host_device_name(endpoint.vni, endpoint.mac))
+        .collect();
+    if without.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let devices = links::all(&host.rtnl).await?;
+    Ok(without
+        .into_iter()
+        .filter(|device| !devices.contains_key(device))
+        .collect())
 }
 
 fn number(path: &str) -> Result<u8, HostError> {

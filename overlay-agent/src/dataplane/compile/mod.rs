@@ -10,12 +10,15 @@ mod plan;
 pub use ipsec::REPLAY_WINDOW;
 pub use maps::CLOSED;
 
+use std::borrow::Cow;
+
 use overlay_ebpf::abi::ConfigFlags;
 
 use super::{
     desired::{DataPlane, XdpMode},
+    endpoint_name::host_device_name,
     objects::{ConfigEntry, Objects, UnderlayFacts},
-    problem::Problem,
+    problem::{Problem, Subject},
     validate::{self, Invalid},
 };
 
@@ -31,6 +34,8 @@ pub struct Compiled {
 pub fn compile(desired: &DataPlane, facts: &UnderlayFacts) -> Result<Compiled, Vec<Invalid>> {
     validate::validate(desired)?;
     let mut problems = validate::mark_warnings(&desired.settings);
+    let present = present(desired, facts, &mut problems);
+    let desired = present.as_ref();
     let plan = plan::Plan::new(desired, facts, &mut problems);
     let mut objects = Objects {
         programs: Some(desired.settings.map_sizes),
@@ -46,6 +51,32 @@ pub fn compile(desired: &DataPlane, facts: &UnderlayFacts) -> Result<Compiled, V
     } else {
         Err(overfull)
     }
+}
+
+/// The data plane without the endpoints whose namespace is gone: nothing of theirs shall be in the kernel.
+fn present<'a>(
+    desired: &'a DataPlane,
+    facts: &UnderlayFacts,
+    problems: &mut Vec<Problem>,
+) -> Cow<'a, DataPlane> {
+    if facts.gone.is_empty() {
+        return Cow::Borrowed(desired);
+    }
+    let mut present = desired.clone();
+    present.local_endpoints.retain(|endpoint| {
+        let gone = facts
+            .gone
+            .contains(&host_device_name(endpoint.vni, endpoint.mac));
+        if gone {
+            problems.push(Problem::closes(
+                Subject::Endpoint(endpoint.name.clone()),
+                "its network namespace is not there, so nothing of it is in the kernel",
+                "make the namespace and apply again, or take the endpoint out",
+            ));
+        }
+        !gone
+    });
+    Cow::Owned(present)
 }
 
 fn config(desired: &DataPlane, facts: &UnderlayFacts, objects: &Objects) -> ConfigEntry {

@@ -46,6 +46,29 @@ fn closes(compiled: &Compiled, words: &str) -> bool {
 }
 
 #[test]
+fn of_an_endpoint_without_a_namespace_nothing_is_wanted() {
+    let desired = example();
+    let endpoint = &desired.local_endpoints[0];
+    let device = host_device_name(endpoint.vni, endpoint.mac);
+    let mut facts = facts(&desired);
+    let whole = compile(&desired, &facts).unwrap().objects;
+    facts.gone.insert(device.clone());
+    let compiled = compile(&desired, &facts).unwrap();
+    assert!(closes(&compiled, "network namespace is not there"));
+    let Objects {
+        endpoints,
+        attachments,
+        maps,
+        ..
+    } = &compiled.objects;
+    assert!(!endpoints.contains_key(&device));
+    assert!(attachments.iter().all(|a| a.device != device));
+    assert!(!maps.local_ports.contains_key(&device));
+    assert_eq!(maps.endpoints.len(), whole.maps.endpoints.len() - 1);
+    assert!(maps.addresses.len() < whole.maps.addresses.len());
+}
+
+#[test]
 fn example_compiles_without_a_problem() {
     let compiled = compiled(&example());
     assert_eq!(compiled.problems, []);
