@@ -74,9 +74,11 @@ fn with_replication_every_other_container_gets_one_copy_whatever_its_nodes_famil
 
 #[test]
 fn nodes_of_both_families_connect_those_of_either() -> Result<()> {
+    // Each node derives the MTU from its own paths, and a veth takes no packet above its MTU: nodes whose
+    // paths differ need one value for all.
     let lab = Lab::up(
         Spec::new()
-            .network(NetworkSpec::plain("green", VNI))
+            .network(NetworkSpec::plain("green", VNI).mtu(1430))
             .node(NodeSpec::new().dual().container("a", &["green"]))
             .node(NodeSpec::new().container("b", &["green"]))
             .node(NodeSpec::new().v6().container("c", &["green"])),
