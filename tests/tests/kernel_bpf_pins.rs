@@ -543,7 +543,7 @@ fn native_xdp_on_a_driver_without_it_says_what_to_set() {
             .unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("on lo") && text.contains("xdp = generic"),
+            text.contains("on lo") && text.contains("the mode `generic` or `off`"),
             "{text}"
         );
         assert!(!ip("link show dev lo").contains("xdp"));

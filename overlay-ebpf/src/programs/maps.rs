@@ -106,7 +106,7 @@ pub fn count_drop(key: &CounterKey, bytes: u64) {
 /// Counts a frame sent to a peer.
 #[inline(always)]
 pub fn count_tx(peer: u32, bytes: u32) {
-    if let Some(stats) = PEER_STATS.get_ptr_mut(&PeerKey { peer }) {
+    if let Some(stats) = PEER_STATS.get_ptr_mut(PeerKey { peer }) {
         // SAFETY: as in `count_drop`.
         unsafe {
             (*stats).tx_packets += 1;
@@ -118,7 +118,7 @@ pub fn count_tx(peer: u32, bytes: u32) {
 /// Counts a frame accepted from a peer.
 #[inline(always)]
 pub fn count_rx(peer: u32, bytes: u32) {
-    if let Some(stats) = PEER_STATS.get_ptr_mut(&PeerKey { peer }) {
+    if let Some(stats) = PEER_STATS.get_ptr_mut(PeerKey { peer }) {
         // SAFETY: as in `count_drop`.
         unsafe {
             (*stats).rx_packets += 1;
