@@ -85,14 +85,11 @@ impl Bed {
 
 /// Runs a test in namespaces of its own and cleans up whatever its end.
 fn bed(name: &str, body: impl FnOnce(&Bed) + Send) {
-    let Some(object) = object() else {
-        eprintln!("left out: built without the BPF programs, run `cargo xtask test`");
-        return;
-    };
-    if !is_root() {
-        eprintln!("left out: needs root");
-        return;
-    }
+    let object = object().expect("the BPF programs inside: run `cargo xtask test`");
+    assert!(
+        is_root(),
+        "these tests need root: run `cargo xtask test` as root"
+    );
     let unique = format!("{name}-{}", std::process::id());
     let bed = Bed {
         here: format!("bp-{unique}-a"),
