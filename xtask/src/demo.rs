@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::vm::{self, Guest, Job};
 use crate::workspace::Workspace;
-use crate::{build, command, say, setup};
+use crate::{build, command, say, setup, toolchain};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -28,14 +28,22 @@ pub struct Arguments {
 
 /// Returns the demo's exit status: 0 if every check held.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<i32> {
-    setup::ensure(workspace, setup::NETWORK)?;
     if !setup::is_root() {
-        setup::ensure(workspace, setup::VM)?;
+        // All of it at once: who installs it will not want to come back for the next.
+        let lacks: Vec<String> = [
+            setup::ensure(workspace, setup::NETWORK),
+            setup::ensure(workspace, setup::VM),
+            toolchain::ensure(workspace).map(drop),
+        ]
+        .into_iter()
+        .filter_map(|done| Some(format!("{:#}\n", done.err()?)))
+        .collect();
         bail!(
-            "this machine has the programs that the demo needs, but its network namespaces need \
-             root: run `sudo -E env PATH=\"$PATH\" cargo xtask demo`"
+            "{}the demo's network namespaces need root: run `sudo -E env PATH=\"$PATH\" cargo xtask demo`",
+            lacks.concat()
         );
     }
+    setup::ensure(workspace, setup::NETWORK)?;
     let overlay = build::run(workspace, arguments.build)?;
     let demo = build_demo(workspace)?;
     let mut words = vec![demo.to_string_lossy().into_owned()];

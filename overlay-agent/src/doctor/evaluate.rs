@@ -27,8 +27,23 @@ pub fn evaluate(found: &Findings) -> Vec<Check> {
     checks.push(ledger(found));
     checks.push(ipv6(found));
     checks.extend(devices(found));
+    if !missing_capabilities(found).is_empty() {
+        for check in &mut checks {
+            if PRIVILEGED.contains(&check.check) {
+                *check = bad(
+                    Verdict::Warn,
+                    check.check,
+                    "not checked: looking takes the privileges that are missing",
+                    "run this as root",
+                );
+            }
+        }
+    }
     checks
 }
+
+/// Checks whose findings mean nothing without privileges: what may not be looked at seems not to be there.
+const PRIVILEGED: [&str; 6] = ["TCX", "program order", "IPsec", "XFRM", "nft", "FORWARD"];
 
 fn ok(check: &'static str, detail: impl Into<String>) -> Check {
     Check {
@@ -53,9 +68,9 @@ fn bad(
     }
 }
 
-fn capabilities(found: &Findings) -> Check {
+fn missing_capabilities(found: &Findings) -> Vec<&'static str> {
     // include/uapi/linux/capability.h
-    let missing: Vec<&str> = [
+    [
         (12, "CAP_NET_ADMIN"),
         (21, "CAP_SYS_ADMIN"),
         (39, "CAP_BPF"),
@@ -63,7 +78,11 @@ fn capabilities(found: &Findings) -> Check {
     .into_iter()
     .filter(|(bit, _)| found.capabilities >> bit & 1 == 0)
     .map(|(_, name)| name)
-    .collect();
+    .collect()
+}
+
+fn capabilities(found: &Findings) -> Check {
+    let missing = missing_capabilities(found);
     if missing.is_empty() {
         ok("privileges", "CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_BPF")
     } else {
@@ -390,7 +409,14 @@ fn devices(found: &Findings) -> Vec<Check> {
         if !device.hardware {
             continue;
         }
-        checks.push(if off.is_empty() {
+        checks.push(if device.offloads.is_empty() {
+            bad(
+                Verdict::Warn,
+                "offloads",
+                format!("{name}: not checked: the `ethtool` command says nothing"),
+                "install ethtool",
+            )
+        } else if off.is_empty() {
             ok("offloads", format!("{name}: GRO, GSO and TSO are on"))
         } else {
             bad(
@@ -427,7 +453,7 @@ mod tests {
                     mtu: 1500,
                     hardware: true,
                     gro: Some(true),
-                    ..Device::default()
+                    offloads: [("tcp-segmentation-offload".to_owned(), true)].into(),
                 },
             )]
             .into(),
@@ -509,6 +535,17 @@ mod tests {
             spoil(&mut found);
             assert_eq!(verdict(&found, name), wanted, "{name}");
         }
+        // What cannot be looked at is not called good.
+        let nobody = Findings {
+            capabilities: 0,
+            ..good()
+        };
+        for name in PRIVILEGED {
+            assert_eq!(verdict(&nobody, name), Verdict::Warn, "{name}");
+        }
+        let mut found = good();
+        found.devices.get_mut("eth0").unwrap().offloads.clear();
+        assert_eq!(verdict(&found, "offloads"), Verdict::Warn);
         let mut found = good();
         found.rp_filter_all = 2;
         assert_eq!(verdict(&found, "rp_filter"), Verdict::Ok);
