@@ -35,8 +35,8 @@ pub struct Arguments {
     /// else the newest VM kernel
     #[arg(long)]
     quick: bool,
-    /// Run each of the two longest kernel tests on one VM kernel, and all others
-    /// on every one
+    /// Run each of the long VM tests on one kernel, in turn, and all others on every
+    /// one
     #[arg(long, conflicts_with = "quick")]
     spread: bool,
     /// Time limit for each test binary
