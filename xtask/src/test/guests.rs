@@ -17,6 +17,9 @@ use crate::vm::{self, Guest, Job, Kernel, Stream};
 /// How long nothing may be printed while tests run.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// How long a guest may print nothing: no single test takes as long.
+const QUIET: Duration = Duration::from_secs(900);
+
 /// A binary and the kernel that it runs on.
 pub type Task<'a> = (Kernel, &'a Binary);
 
@@ -63,6 +66,8 @@ pub fn run(run: &Run<'_>, tasks: &[Task<'_>]) -> Vec<Outcome> {
 enum Event {
     Begun,
     Output(Stream, Vec<u8>),
+    /// The guest failed, and a new one begins it anew.
+    Again(String),
     Ended(Result<i32>),
 }
 
@@ -91,18 +96,24 @@ fn work(
             kernel = wanted;
         }
         tell(task, Event::Begun);
-        let result = (|| {
-            let guest = match &mut guest {
+        let mut attempt = || {
+            let running = match &mut guest {
                 Some(guest) => guest,
                 None => guest.insert(Guest::boot(run.workspace, &vm::Options::new(kernel))?),
             };
-            guest.run(&job(run, binary), &mut |stream, bytes| {
+            let result = running.run(&job(run, binary), &mut |stream, bytes| {
                 tell(task, Event::Output(stream, bytes.to_vec()));
-            })
-        })();
-        if result.is_err() {
-            guest = None;
-        }
+            });
+            if result.is_err() {
+                guest = None;
+            }
+            result
+        };
+        // Emulated guests die or hang now and then, whatever runs in them; a test that fails does neither.
+        let result = attempt().or_else(|error| {
+            tell(task, Event::Again(format!("{error:#}")));
+            attempt()
+        });
         tell(task, Event::Ended(result));
     }
 }
@@ -126,6 +137,7 @@ fn job(run: &Run<'_>, binary: &Binary) -> Job {
         .env("OVERLAY_LOG_OBJECT", run.workspace.log_object())
         .env("RUST_BACKTRACE", "1")
         .timeout(run.timeout)
+        .silence(QUIET)
 }
 
 /// What all guests do, as the user sees it.
@@ -172,6 +184,14 @@ impl Board<'_> {
                 }
                 self.running[at].output.push((stream, bytes));
             }
+            (Event::Again(why), Some(at)) => {
+                let (kernel, binary) = self.tasks[task];
+                say::warn(format_args!(
+                    "{} in the VM (Linux {kernel}): {why}\nOnce more, in a new guest",
+                    binary.name
+                ));
+                self.running[at].output.clear();
+            }
             (Event::Ended(result), Some(at)) => {
                 let ended = self.running.remove(at);
                 if !self.live {
@@ -186,7 +206,9 @@ impl Board<'_> {
                     ended.since.elapsed(),
                 ));
             }
-            (Event::Output(..) | Event::Ended(_), None) => unreachable!("every task begins"),
+            (Event::Output(..) | Event::Again(_) | Event::Ended(_), None) => {
+                unreachable!("every task begins")
+            }
         }
     }
 
@@ -281,5 +303,30 @@ mod tests {
         assert_eq!((&*outcomes[0].name, &*outcomes[1].name), ("a", "b"));
         assert!(outcomes[0].failures[0].contains("slow"), "{outcomes:?}");
         assert_eq!(outcomes[1].counts.passed, 1);
+    }
+
+    #[test]
+    fn what_a_failed_guest_printed_does_not_count() {
+        let a = binary("a");
+        let tasks = [(V6_1, &a)];
+        let mut board = Board {
+            tasks: &tasks,
+            live: false,
+            running: Vec::new(),
+            outcomes: vec![None],
+        };
+        let out = |text: &str| Event::Output(Stream::Out, text.into());
+        board.take(0, Event::Begun);
+        board.take(0, out("running 2 tests\ntest one ... ok\ntest slow ... "));
+        board.take(0, Event::Again("the guest died".to_owned()));
+        board.take(
+            0,
+            out("running 2 tests\ntest one ... ok\ntest slow ... ok\n"),
+        );
+        board.take(0, out("test result: ok. 2 passed; 0 failed; 0 ignored\n"));
+        board.take(0, Event::Ended(Ok(0)));
+        let outcome = board.outcomes[0].take().unwrap();
+        assert_eq!((outcome.counts.passed, outcome.counts.failed), (2, 0));
+        assert!(outcome.failures.is_empty(), "{outcome:?}");
     }
 }

@@ -157,7 +157,7 @@ impl Guest {
             timeout: options.timeout,
         };
         guest
-            .finish(BOOT_LIMIT, &mut to_our_output)
+            .finish(BOOT_LIMIT, BOOT_LIMIT, &mut to_our_output)
             .context("boot the test VM")?;
         guest.mount(workspace, &image)?;
         guest.directory = workspace.root.clone();
@@ -177,7 +177,8 @@ impl Guest {
         self.commands
             .write_all(line.as_bytes())
             .with_context(|| format!("send `{}` to the guest", job.line))?;
-        self.finish(job.timeout.unwrap_or(self.timeout), output)
+        let limit = job.timeout.unwrap_or(self.timeout);
+        self.finish(limit, job.silence.unwrap_or(limit), output)
             .with_context(|| format!("run `{}` in the test VM", job.line))
     }
 
@@ -225,12 +226,17 @@ impl Guest {
     }
 
     /// Waits for the marker in both outputs.
-    fn finish(&mut self, limit: Duration, output: &mut dyn FnMut(Stream, &[u8])) -> Result<i32> {
+    fn finish(
+        &mut self,
+        limit: Duration,
+        silence: Duration,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<i32> {
         let deadline = Instant::now() + limit;
         let mut open = 2;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
+            match self.events.recv_timeout(left.min(silence)) {
                 Ok((stream, Event::Piece(Piece::Data(bytes)))) => output(stream, &bytes),
                 Ok((_, Event::Piece(Piece::End(status)))) => {
                     open -= 1;
@@ -241,6 +247,11 @@ impl Guest {
                 Ok((_, Event::Closed)) | Err(RecvTimeoutError::Disconnected) => {
                     bail!("the guest died: {}", self.last_words())
                 }
+                Err(RecvTimeoutError::Timeout) if silence < left => bail!(
+                    "silent for {} s, the guest was killed: {}",
+                    silence.as_secs(),
+                    self.last_words()
+                ),
                 Err(RecvTimeoutError::Timeout) => bail!(
                     "not done after {} s, the guest was killed: {}",
                     limit.as_secs(),

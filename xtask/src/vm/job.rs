@@ -13,6 +13,7 @@ pub struct Job {
     environment: Vec<(String, String)>,
     directory: Option<PathBuf>,
     pub(super) timeout: Option<Duration>,
+    pub(super) silence: Option<Duration>,
 }
 
 impl Job {
@@ -34,6 +35,7 @@ impl Job {
             environment: Vec::new(),
             directory: None,
             timeout: None,
+            silence: None,
         }
     }
 
@@ -53,6 +55,12 @@ impl Job {
     /// A time limit other than that of [`super::Options`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long it may print nothing. A guest that hangs is found sooner by it than by the time limit.
+    pub fn silence(mut self, silence: Duration) -> Self {
+        self.silence = Some(silence);
         self
     }
 
