@@ -246,6 +246,12 @@ pub fn install(choices: &[&[&str]]) -> Result<()> {
     command::run(&mut install).with_context(|| format!("by hand: {by_hand}"))
 }
 
+/// Installs the newest that the mirrors offer, whatever version is here and whatever the lists said.
+pub fn upgrade(choices: &[&[&str]]) -> Result<()> {
+    apt_update()?;
+    install(choices)
+}
+
 /// Refreshes apt's lists.
 pub fn apt_update() -> Result<()> {
     say::step("apt-get update");

@@ -83,9 +83,22 @@ pub fn ensure(workspace: &Workspace) -> Result<Rust> {
             "building BPF programs needs a Rust toolchain with the source of its library; {remedy}"
         )
     })?;
+    let debian = |rejected: &mut Vec<String>| {
+        rejected.clear();
+        first_fit(vec![DEBIAN_RUSTC.into()], workspace, rejected)
+    };
+    let mut found = debian(&mut rejected);
+    if found.is_none() {
+        // Lists as old as the machine's image offer the release's compiler, not the one of its updates.
+        say::note(format_args!(
+            "{}; looking for a newer one",
+            rejected.join("; ")
+        ));
+        setup::upgrade(DEBIAN_PACKAGES).context(remedy)?;
+        found = debian(&mut rejected);
+    }
     drop(lock);
-    rejected.clear();
-    first_fit(vec![DEBIAN_RUSTC.into()], workspace, &mut rejected).with_context(|| {
+    found.with_context(|| {
         format!(
             "Debian's toolchain is installed and yet does not fit: {}; {remedy}",
             rejected.join("; ")
