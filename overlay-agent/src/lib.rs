@@ -10,5 +10,6 @@ pub mod cli;
 pub mod dataplane;
 pub mod doctor;
 pub mod kernel;
-pub mod secret;
 pub mod state;
+
+pub use overlay_cluster::secret;

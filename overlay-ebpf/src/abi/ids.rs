@@ -44,6 +44,8 @@ impl core::error::Error for IdError {}
 
 /// VXLAN network identifier, 4096 to 2^24−1 (RFC 7348 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
 pub struct Vni(u32);
 
 impl Vni {
@@ -73,6 +75,8 @@ impl fmt::Display for Vni {
 
 /// A node's index in the cluster: 20 bits, assigned once and never reused; 0 names no node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
 pub struct PeerIndex(u32);
 
 impl PeerIndex {
@@ -99,6 +103,7 @@ impl fmt::Display for PeerIndex {
 
 /// Number of an epoch: one pair of cluster secrets and the SAs derived from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Epoch(u32);
 
 impl Epoch {
@@ -119,6 +124,7 @@ impl fmt::Display for Epoch {
 
 /// Slot of an ordered pair of nodes: which set of SAs of that pair. Advances modulo 256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Slot(u8);
 
 impl Slot {
@@ -139,6 +145,8 @@ impl fmt::Display for Slot {
 
 /// One of the parallel SAs of a slot; chosen by the inner flow hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "u8", into = "u8"))]
 pub struct Lane(u8);
 
 impl Lane {
@@ -167,6 +175,8 @@ impl fmt::Display for Lane {
 /// Security parameters index (RFC 4303 section 2.1):
 /// `sender index (20 bits) | slot (8 bits) | lane (4 bits)`, so no two senders can collide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
 pub struct Spi(u32);
 
 impl Spi {
@@ -310,5 +320,103 @@ mod tests {
             MacAddr::from_ipv4([10, 0, 9, 2]).to_string(),
             "02:42:0a:00:09:02"
         );
+    }
+}
+
+/// A text that is not six pairs of hexadecimal digits between colons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoMacAddr;
+
+impl fmt::Display for NoMacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no MAC address: write six bytes as 02:42:0a:00:00:01")
+    }
+}
+
+impl core::error::Error for NoMacAddr {}
+
+impl core::str::FromStr for MacAddr {
+    type Err = NoMacAddr;
+
+    fn from_str(text: &str) -> Result<Self, NoMacAddr> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().ok_or(NoMacAddr)?;
+            if part.len() != 2 || !part.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(NoMacAddr);
+            }
+            *byte = u8::from_str_radix(part, 16).map_err(|_| NoMacAddr)?;
+        }
+        match parts.next() {
+            None => Ok(Self(bytes)),
+            Some(_) => Err(NoMacAddr),
+        }
+    }
+}
+
+/// Identifiers in files and messages: checked as they are read.
+#[cfg(feature = "serde")]
+mod serialized {
+    use core::fmt;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    use super::{IdError, Lane, MacAddr, PeerIndex, Spi, Vni};
+
+    macro_rules! checked {
+        ($($id:ident: $number:ty),+) => {$(
+            impl TryFrom<$number> for $id {
+                type Error = IdError;
+
+                fn try_from(number: $number) -> Result<Self, IdError> {
+                    Self::new(number)
+                }
+            }
+
+            impl From<$id> for $number {
+                fn from(id: $id) -> Self {
+                    id.get()
+                }
+            }
+        )+};
+    }
+
+    checked!(Vni: u32, PeerIndex: u32, Lane: u8, Spi: u32);
+
+    /// Text in formats for people, six bytes in others.
+    impl Serialize for MacAddr {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            if serializer.is_human_readable() {
+                serializer.collect_str(self)
+            } else {
+                self.0.serialize(serializer)
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for MacAddr {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            if deserializer.is_human_readable() {
+                deserializer.deserialize_str(Text)
+            } else {
+                <[u8; 6]>::deserialize(deserializer).map(MacAddr)
+            }
+        }
+    }
+
+    struct Text;
+
+    impl de::Visitor<'_> for Text {
+        type Value = MacAddr;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a MAC address as six pairs of hexadecimal digits between colons")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<MacAddr, E> {
+            text.parse()
+                .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
     }
 }

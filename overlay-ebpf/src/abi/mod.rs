@@ -21,7 +21,7 @@ pub use config::{Config, ConfigFlags, MarkLayout};
 pub use drop_reason::{Direction, DropReason};
 pub use endpoint::{Address, AddressKey, Endpoint, EndpointKey, LocalPort, LocalPortKey, Location};
 pub use event::DropEvent;
-pub use ids::{Epoch, IdError, Lane, MacAddr, PeerIndex, Slot, Spi, Vni};
+pub use ids::{Epoch, IdError, Lane, MacAddr, NoMacAddr, PeerIndex, Slot, Spi, Vni};
 pub use network::{
     FLOOD_TARGETS_MAX, FloodKey, FloodTarget, Membership, MembershipKey, Network, NetworkFlags,
     NetworkKey,

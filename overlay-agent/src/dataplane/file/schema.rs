@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use overlay_ebpf::abi::{Epoch, MacAddr, MarkLayout, PeerIndex, Slot, Vni};
+use overlay_ebpf::abi::{Epoch, MacAddr, MarkLayout, NoMacAddr, PeerIndex, Slot, Vni};
 use serde::{Deserialize, Serialize};
 
 use crate::dataplane::desired::{self, NetnsRef};
@@ -211,20 +211,9 @@ impl FromStr for Mac {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let error = || format!("`{text}` is no MAC address: write six bytes as 02:42:0a:00:00:01");
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().ok_or_else(error)?;
-            if part.len() != 2 || !part.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return Err(error());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
-        }
-        if parts.next().is_some() {
-            return Err(error());
-        }
-        Ok(Self(MacAddr(bytes)))
+        text.parse()
+            .map(Self)
+            .map_err(|error: NoMacAddr| format!("`{text}` is {error}"))
     }
 }
 
