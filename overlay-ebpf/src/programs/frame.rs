@@ -118,6 +118,9 @@ pub trait SkBuffFields {
     fn tc_index(&self) -> u16;
     fn set_tc_index(&self, value: u16);
     fn mark(&self) -> u32;
+    /// Whether a socket of this host sent it. What came in by a device, a container's included, has
+    /// lost its socket before it is routed (`ip_rcv_core`, net/ipv4/ip_input.c).
+    fn is_from_socket(&self) -> bool;
 }
 
 impl SkBuffFields for TcContext {
@@ -167,5 +170,11 @@ impl SkBuffFields for TcContext {
     fn mark(&self) -> u32 {
         // SAFETY: `skb` is the program's context.
         unsafe { (*self.skb.skb).mark }
+    }
+
+    #[inline(always)]
+    fn is_from_socket(&self) -> bool {
+        // SAFETY: `skb` is the program's context; the pointer is compared, not followed.
+        !unsafe { (*self.skb.skb).__bindgen_anon_2.sk }.is_null()
     }
 }

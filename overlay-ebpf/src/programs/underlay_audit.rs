@@ -5,7 +5,8 @@
 //!
 //! Of everything else it judges cleartext VXLAN and its fragments from or to a VTEP that we know. A
 //! frame of a plain network passes if `endpoint_tx` made it; whatever else goes to our port was
-//! made by a local process.
+//! made by a local process. So was ESP with an SPI of ours that comes from a socket: its mark, which
+//! takes no more than `CAP_NET_RAW`, led it to our SA.
 //!
 //! There are two of it: on devices with an Ethernet header, and on those whose packets begin with
 //! the IP header (tun, WireGuard, IP tunnels, PPP).
@@ -65,10 +66,16 @@ pub fn underlay_audit<const L3: usize>(ctx: &TcContext) -> Result<i32, Drop> {
             let Ok(ip) = Ipv4::parse(header) else {
                 return Ok(TC_CONTINUE);
             };
+            let (source, destination) = (mapped(ip.source), mapped(ip.destination));
+            if ip.protocol == ip_protocol::ESP {
+                return match ip.has_options() {
+                    true => esp_behind_extension(ctx, &source, &destination),
+                    false => esp(ctx, L3 + 20, &destination),
+                };
+            }
             if ip.protocol != ip_protocol::UDP {
                 return Ok(TC_CONTINUE);
             }
-            let (source, destination) = (mapped(ip.source), mapped(ip.destination));
             if ip.is_fragment() {
                 return hidden(DropReason::UnderlayFragment, &source, &destination);
             }
@@ -87,18 +94,24 @@ pub fn underlay_audit<const L3: usize>(ctx: &TcContext) -> Result<i32, Drop> {
             };
             match ip.next_header {
                 ip_protocol::UDP => datagram(ctx, L3 + 40, config, &ip.source, &ip.destination),
+                ip_protocol::ESP => esp(ctx, L3 + 40, &ip.destination),
                 ip_protocol::FRAGMENT => match ctx.bytes::<1>(L3 + 40) {
                     // First byte of every extension header: the protocol of what follows
                     // (RFC 8200 section 4).
                     Some(&[ip_protocol::UDP]) => {
                         hidden(DropReason::UnderlayFragment, &ip.source, &ip.destination)
                     }
+                    // In all but the first there is no SPI here, and without the first they are nothing.
+                    Some(&[ip_protocol::ESP]) => esp(ctx, L3 + 48, &ip.destination),
                     _ => Ok(TC_CONTINUE),
                 },
                 extension!() => match ctx.bytes::<1>(L3 + 40) {
                     // Behind a second extension header stands whatever its sender likes.
                     Some(&[ip_protocol::UDP | ip_protocol::FRAGMENT | extension!()]) => {
                         hidden(DropReason::OuterIpOptions, &ip.source, &ip.destination)
+                    }
+                    Some(&[ip_protocol::ESP]) => {
+                        esp_behind_extension(ctx, &ip.source, &ip.destination)
                     }
                     _ => Ok(TC_CONTINUE),
                 },
@@ -235,7 +248,36 @@ fn esp_in_udp(ctx: &TcContext, l5: usize, destination: &[u8; 16]) -> Result<i32,
     if ctx.tc_index() == origin::ESP_IN_UDP {
         return Ok(TC_CONTINUE);
     }
-    let Some(spi) = ctx.bytes::<4>(l5) else {
+    of_outbound_sa(ctx, l5, destination)
+}
+
+/// ESP without the origin that the first device's barrier takes from it. Other software may put its TC
+/// program between two devices of one path, so that the socket is asked and not the origin.
+#[inline(always)]
+fn esp(ctx: &TcContext, l4: usize, destination: &[u8; 16]) -> Result<i32, Drop> {
+    if !ctx.is_from_socket() {
+        return Ok(TC_CONTINUE);
+    }
+    of_outbound_sa(ctx, l4, destination)
+}
+
+/// Ours has neither IP options nor extension headers: a socket may ask for both.
+#[inline(always)]
+fn esp_behind_extension(
+    ctx: &TcContext,
+    source: &[u8; 16],
+    destination: &[u8; 16],
+) -> Result<i32, Drop> {
+    if !ctx.is_from_socket() {
+        return Ok(TC_CONTINUE);
+    }
+    hidden(DropReason::OuterIpOptions, source, destination)
+}
+
+/// Drops what has the SPI of an outbound SA of ours at `spi`.
+#[inline(always)]
+fn of_outbound_sa(ctx: &TcContext, spi: usize, destination: &[u8; 16]) -> Result<i32, Drop> {
+    let Some(spi) = ctx.bytes::<4>(spi) else {
         return Ok(TC_CONTINUE);
     };
     let Some(vtep) = maps::vtep(&VtepKey {

@@ -184,23 +184,7 @@ impl Default for World {
                 underlay_mtu: 1500,
             },
         );
-        world.maps.sas.insert(
-            SecurityAssociationKey {
-                spi: SPI4,
-                receiver: NODE,
-            },
-            SecurityAssociation {
-                direction: SaDirection::In,
-                peer: PEER4,
-                epoch: 1,
-                slot: 0x34,
-                lane: 1,
-                reserved: [0; 2],
-                sender_generation: 1,
-                receiver_generation: 1,
-                key_id: [7; 8],
-            },
-        );
+        world.sa(SPI4, NODE, PEER4, SaDirection::In);
         world
     }
 }
@@ -267,6 +251,24 @@ impl World {
         self.maps
             .vteps
             .insert(VtepKey { address }, Vtep { role, peer });
+    }
+
+    /// Adds an entry of `sas`.
+    pub fn sa(&mut self, spi: u32, receiver: u32, peer: u32, direction: SaDirection) {
+        self.maps.sas.insert(
+            SecurityAssociationKey { spi, receiver },
+            SecurityAssociation {
+                direction,
+                peer,
+                epoch: 1,
+                slot: (spi >> 4) as u8,
+                lane: (spi & 0xf) as u8,
+                reserved: [0; 2],
+                sender_generation: 1,
+                receiver_generation: 1,
+                key_id: [7; 8],
+            },
+        );
     }
 
     /// Adds a local endpoint.

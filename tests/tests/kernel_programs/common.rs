@@ -1,11 +1,12 @@
 //! Frames that several tables share.
 
-use overlay_ebpf::packet::flow;
+use overlay_ebpf::{abi::SaDirection, packet::flow};
 use overlay_tests::testrun::{
+    World,
     frames::{self, ICMP, ICMPV6, IPV4, IPV6, LLDP, Mac, TCP, UDP, V4, V6},
     world::{
-        Host, LOCAL4, LOCAL6, PORT, REENTRY_MAC, REMOTE4, REMOTE4_MAC, REMOTE6, REMOTE6_MAC,
-        UNDERLAY_MAC,
+        Host, LOCAL4, LOCAL6, NODE, PEER4, PEER6, PORT, REENTRY_MAC, REMOTE4, REMOTE4_MAC, REMOTE6,
+        REMOTE6_MAC, SLOT4, SLOT6, UNDERLAY_MAC,
     },
 };
 
@@ -18,6 +19,16 @@ pub const PLAINTEXT: u16 = 0x6f70;
 /// Of ESP in UDP that `underlay_audit` has seen, "ou".
 pub const ESP_IN_UDP: u16 = 0x6f75;
 pub const DELIVER: u16 = 0x6f64;
+
+/// SPIs that this node sends with.
+pub const OUT4: u32 = NODE << 12 | (SLOT4 as u32) << 4;
+pub const OUT6: u32 = NODE << 12 | (SLOT6 as u32) << 4;
+
+/// The SAs of [`OUT4`] and [`OUT6`].
+pub fn outbound(world: &mut World) {
+    world.sa(OUT4, PEER4, PEER4, SaDirection::Out);
+    world.sa(OUT6, PEER6, PEER6, SaDirection::Out);
+}
 
 /// A frame, what the outer header must copy of it, and the hash that must choose its path.
 ///

@@ -1,13 +1,13 @@
 //! ESP in UDP (RFC 3948): the UDP header comes off on the way in; on the way out it is no cleartext.
 
-use overlay_ebpf::abi::{SaDirection, SecurityAssociation, SecurityAssociationKey};
+use overlay_ebpf::abi::SaDirection;
 use overlay_tests::testrun::{
     Row, World,
     frames::{self, ESP, IPV4, IPV6, IPV6_FRAGMENT, Ip4, Ip6, UDP, V4},
     row,
     world::{
         A, C, LOCAL4, LOCAL6, NODE, PEER4, PEER6, PORT, REMOTE4, REMOTE4_MAC, REMOTE6, REMOTE6_MAC,
-        SECRET, SLOT4, SLOT6, SPI4, STRANGER4, STRANGER6, UNDERLAY_MAC,
+        SECRET, SPI4, STRANGER4, STRANGER6, UNDERLAY_MAC,
     },
 };
 
@@ -15,32 +15,12 @@ use super::common::*;
 
 const ESP_PORT: u16 = 4500;
 const SPI6: u32 = PEER6 << 12 | 0x34 << 4 | 2;
-const OUT4: u32 = NODE << 12 | (SLOT4 as u32) << 4;
-const OUT6: u32 = NODE << 12 | (SLOT6 as u32) << 4;
 const RECEIVERS: [&str; 2] = [program::UNDERLAY_RX_XDP, program::UNDERLAY_RX];
 
 fn on(world: &mut World) {
     world.config(|config| config.esp_in_udp_port = ESP_PORT);
-    sa(world, SPI6, NODE, PEER6, SaDirection::In);
-    sa(world, OUT4, PEER4, PEER4, SaDirection::Out);
-    sa(world, OUT6, PEER6, PEER6, SaDirection::Out);
-}
-
-fn sa(world: &mut World, spi: u32, receiver: u32, peer: u32, direction: SaDirection) {
-    world.maps.sas.insert(
-        SecurityAssociationKey { spi, receiver },
-        SecurityAssociation {
-            direction,
-            peer,
-            epoch: 1,
-            slot: (spi >> 4) as u8,
-            lane: (spi & 0xf) as u8,
-            reserved: [0; 2],
-            sender_generation: 1,
-            receiver_generation: 1,
-            key_id: [7; 8],
-        },
-    );
+    world.sa(SPI6, NODE, PEER6, SaDirection::In);
+    outbound(world);
 }
 
 fn esp(spi: u32) -> Vec<u8> {
@@ -178,7 +158,7 @@ fn passing() -> Vec<Row> {
     for program in RECEIVERS {
         let pass = |name: &str, packet: Vec<u8>| {
             receive(name, program, packet).with(|world| {
-                sa(world, 0xff00_0000, NODE, PEER4, SaDirection::In);
+                world.sa(0xff00_0000, NODE, PEER4, SaDirection::In);
             })
         };
         rows.extend([
