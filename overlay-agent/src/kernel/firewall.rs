@@ -87,7 +87,16 @@ struct Accept {
 
 /// Our firewall as it is; `None` if nothing of it is there.
 pub async fn observe() -> Result<Option<Firewall>, Error> {
-    let accepts = accepts().await?;
+    Ok(look().await?.0)
+}
+
+async fn look() -> Result<(Option<Firewall>, BTreeMap<ForeignChain, Accept>), Error> {
+    let chains = nft::list_chains().await?;
+    let accepts = accepts(&chains).await?;
+    let listing = match table::is_listed(&chains) {
+        true => nft::list_table().await?,
+        false => None,
+    };
     let in_force: BTreeSet<_> = accepts
         .iter()
         .filter(|(_, accept)| accept.in_force)
@@ -97,17 +106,19 @@ pub async fn observe() -> Result<Option<Firewall>, Error> {
         .iter()
         .find(|(_, accept)| !accept.in_force)
         .map(|(chain, _)| format!("the overlay's accept is not the first rule of {chain:?}"));
-    let Some(listing) = nft::list_table().await? else {
-        return Ok((!accepts.is_empty()).then(|| Firewall {
+    let firewall = match listing {
+        Some(listing) => Some(Firewall {
+            accepts: in_force,
+            displaced,
+            ..table::read(&listing)
+        }),
+        None => (!accepts.is_empty()).then(|| Firewall {
             accepts: in_force,
             altered: Some("the table inet overlay is missing".to_owned()),
             ..Firewall::default()
-        }));
+        }),
     };
-    let mut firewall = table::read(&listing);
-    firewall.accepts = in_force;
-    firewall.displaced = displaced;
-    Ok(Some(firewall))
+    Ok((firewall, accepts))
 }
 
 /// Every foreign chain that re-entered packets pass.
@@ -120,11 +131,11 @@ pub async fn foreign_chains() -> Result<BTreeSet<ForeignChain>, Error> {
 /// Makes the firewall be `wanted`. Our table and the accepts in nftables chains are replaced in one
 /// transaction, so there is no instant without the drop.
 pub async fn apply(wanted: &Firewall) -> Result<(), Error> {
-    if observe().await?.as_ref() == Some(wanted) {
+    let (found, accepts) = look().await?;
+    if found.as_ref() == Some(wanted) {
         return Ok(());
     }
     let mut commands = table::replace(wanted);
-    let accepts = accepts().await?;
     for (chain, accept) in &accepts {
         if !(accept.in_force && wanted.accepts.contains(chain)) {
             commands.extend(foreign::remove(chain, accept));
@@ -158,7 +169,7 @@ pub async fn remove() -> Result<(), Error> {
     if nft::list_table().await?.is_some() {
         commands.extend(table::remove());
     }
-    for (chain, accept) in &accepts().await? {
+    for (chain, accept) in &accepts(&nft::list_chains().await?).await? {
         commands.extend(foreign::remove(chain, accept));
     }
     nft::apply("remove the overlay's firewall", commands).await?;
@@ -172,9 +183,10 @@ pub async fn counters() -> Result<Option<Counters>, Error> {
         .and_then(|listing| table::counters(&listing)))
 }
 
-async fn accepts() -> Result<BTreeMap<ForeignChain, Accept>, Error> {
+/// Our accepts in the foreign ones of `chains`.
+async fn accepts(chains: &[serde_json::Value]) -> Result<BTreeMap<ForeignChain, Accept>, Error> {
     let mut accepts = BTreeMap::new();
-    for chain in foreign::chains(&nft::list_chains().await?) {
+    for chain in foreign::chains(chains) {
         if let Some(accept) = foreign::find(&nft::list_chain(&chain).await?) {
             accepts.insert(chain, accept);
         }

@@ -1,6 +1,6 @@
 //! Kernel modules: loaded if the kernel has them as modules and lets us.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{cell::LazyCell, collections::BTreeSet, path::Path, process::Command};
 
 /// A module and what is missing without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,8 @@ pub fn load_wanted() -> Vec<(Module, Presence)> {
 }
 
 fn load_all(modules: &[Module]) -> Vec<Presence> {
-    let symbols = symbols(modules);
+    // A list of some hundred thousand lines: read only where something is not loaded as a module.
+    let symbols = LazyCell::new(|| symbols(modules));
     modules
         .iter()
         .map(|module| {

@@ -38,7 +38,7 @@ pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
     }
     let mut objects = Objects {
         sysctls: sysctl::observe(saved.keys().map(String::as_str))?,
-        firewall: observe_firewall().await?,
+        firewall: observe_firewall(host).await?,
         links: links::observe(&host.rtnl).await?,
         addresses: addresses::observe(&host.rtnl).await?,
         policies,
@@ -94,11 +94,20 @@ pub fn untold(host: &Host) -> Result<Untold, HostError> {
 }
 
 /// A host without `nft` has no firewall of ours.
-async fn observe_firewall() -> Result<Option<crate::dataplane::objects::Firewall>, HostError> {
-    if super::features::nft() {
-        Ok(firewall::observe().await?)
-    } else {
-        Ok(None)
+async fn observe_firewall(
+    host: &Host,
+) -> Result<Option<crate::dataplane::objects::Firewall>, HostError> {
+    let works = match host.features {
+        Some(features) => features.nft,
+        None => super::features::nft(),
+    };
+    if !works {
+        return Ok(None);
+    }
+    match firewall::observe().await {
+        // Removed since it was looked for.
+        Err(firewall::Error::NftMissing) => Ok(None),
+        observed => Ok(observed?),
     }
 }
 

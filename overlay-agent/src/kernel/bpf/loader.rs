@@ -128,6 +128,9 @@ fn load_and_pin(
     pinned: &[&'static str],
 ) -> Result<(), BpfError> {
     let mut loader = EbpfLoader::new();
+    // No program of ours is relocated by the kernel's types (CO-RE), and reading them takes longer than
+    // all else that loading does.
+    loader.btf(None);
     for spec in specs.iter().filter(|spec| spec.setting.is_some()) {
         loader.map_max_entries(spec.name, spec.max_entries);
     }

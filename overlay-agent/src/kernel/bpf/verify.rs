@@ -36,7 +36,10 @@ pub struct Verified {
 /// Loads every program of an object into the kernel, with the object's own map sizes, and unloads
 /// it again. Nothing is pinned.
 pub(super) fn verify(object: &[u8]) -> Result<Vec<Verified>, BpfError> {
-    let mut ebpf = EbpfLoader::new().load(object).map_err(BpfError::Load)?;
+    let mut ebpf = EbpfLoader::new()
+        .btf(None)
+        .load(object)
+        .map_err(BpfError::Load)?;
     Ok(PROGRAMS
         .into_iter()
         .map(|name| Verified {

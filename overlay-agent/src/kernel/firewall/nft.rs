@@ -20,9 +20,10 @@ pub(super) async fn list_table() -> Result<Option<Vec<Value>>, Error> {
     objects(output, "list the overlay's table").map(Some)
 }
 
-/// Every chain of every table.
+/// Every table, and every chain of each.
 pub(super) async fn list_chains() -> Result<Vec<Value>, Error> {
-    objects(run(&["-j", "list", "chains"], b"").await?, "list chains")
+    let output = run(&["-j", "list tables; list chains"], b"").await?;
+    objects(output, "list tables and chains")
 }
 
 /// A chain and its rules; nothing if it has just gone.
@@ -87,10 +88,14 @@ fn objects(output: Output, action: &str) -> Result<Vec<Value>, Error> {
         program: NFT,
         reason,
     };
-    let mut listing: Value =
-        serde_json::from_slice(&output.stdout).map_err(|error| unreadable(error.to_string()))?;
-    match listing.get_mut("nftables").map(Value::take) {
-        Some(Value::Array(objects)) => Ok(objects),
-        _ => Err(unreadable("it has no list `nftables`".to_owned())),
+    // One document for each command.
+    let mut all = Vec::new();
+    for document in serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>() {
+        let mut document = document.map_err(|error| unreadable(error.to_string()))?;
+        match document.get_mut("nftables").map(Value::take) {
+            Some(Value::Array(objects)) => all.extend(objects),
+            _ => return Err(unreadable("it has no list `nftables`".to_owned())),
+        }
     }
+    Ok(all)
 }

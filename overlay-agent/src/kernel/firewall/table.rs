@@ -16,6 +16,14 @@ const VTEPS6: &str = "vteps6";
 const OUTPUT: &str = "output";
 const PREROUTING: &str = "prerouting";
 
+/// Whether a listing has our table.
+pub(super) fn is_listed(listing: &[Value]) -> bool {
+    listing
+        .iter()
+        .filter_map(|object| object.get("table"))
+        .any(|table| table["family"] == FAMILY && table["name"] == NAME)
+}
+
 /// Priority of both chains: `raw`, before connection tracking at −200.
 const PRIORITY: i32 = -300;
 /// Comment of the rule that names [`Firewall::esp_in_udp_port`].
