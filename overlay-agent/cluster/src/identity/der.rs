@@ -49,13 +49,6 @@ pub(super) fn public_key(info: &[u8]) -> Option<VerifyingKey> {
         .filter(|key| !key.is_weak())
 }
 
-pub(super) fn public_key_info(key: &VerifyingKey) -> [u8; PUBLIC_KEY_LEN] {
-    let mut info = [0; PUBLIC_KEY_LEN];
-    info[..PUBLIC_KEY_HEADER.len()].copy_from_slice(&PUBLIC_KEY_HEADER);
-    info[PUBLIC_KEY_HEADER.len()..].copy_from_slice(key.as_bytes());
-    info
-}
-
 /// Signs for rcgen without a copy of the key.
 pub(super) struct Signer<'a>(pub(super) &'a SigningKey);
 
@@ -93,6 +86,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn public_key_info(key: &VerifyingKey) -> Vec<u8> {
+        rcgen::PublicKeyData::subject_public_key_info(&Subject(key))
+    }
 
     fn signed(body_content: usize) -> Vec<u8> {
         let wrap = |content: Vec<u8>| {

@@ -36,7 +36,7 @@ fn share(whole: Duration, node: NodeId) -> Duration {
         .finalize()
         .into();
     let (first, _) = hash.split_first_chunk::<4>().expect("a hash has 32 bytes");
-    let millis = whole.as_millis() * u128::from(u32::from_be_bytes(*first)) >> 32;
+    let millis = (whole.as_millis() * u128::from(u32::from_be_bytes(*first))) >> 32;
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
