@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::{
     Role,
@@ -148,6 +148,9 @@ pub enum CertificateError {
         /// What it is.
         actual: Role,
     },
+    /// The peer shows a certificate and does not have its key.
+    #[error("the peer does not have the key of the certificate that it shows: it is not the owner")]
+    Possession,
     /// None of the roots that a manager showed is the one that the join token names.
     #[error(
         "the manager does not belong to the cluster of the join token: it shows no root with the digest {pin}; the token is of another cluster or older than the root, or the address is not the manager's"
@@ -261,6 +264,24 @@ pub fn verify_pinned<'a>(
     let trust = TrustBundle::new(Root::from_der(root)?);
     let manager = verify(der, &trust, now)?.expect_role(Role::Manager)?;
     Ok((trust, manager))
+}
+
+/// Whether the owner of the certificate's key signed `message`, as a TLS handshake does to prove that
+/// it is the owner. Of the certificate nothing else is believed or refused here.
+pub fn verify_possession(
+    der: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), CertificateError> {
+    let signature = Signature::from_slice(signature).map_err(|_| CertificateError::Possession)?;
+    key(der)?
+        .verify_strict(message, &signature)
+        .map_err(|_| CertificateError::Possession)
+}
+
+/// The key in a certificate of which nothing else is believed.
+pub fn key(der: &[u8]) -> Result<VerifyingKey, CertificateError> {
+    X509::parse(der).map(|certificate| certificate.key)
 }
 
 /// Everything but the end of the certificate.
@@ -684,6 +705,20 @@ mod tests {
         // The pinned bytes must be a root.
         let pin = RootDigest::of(&manager);
         assert!(verify_pinned(&manager, [manager.as_slice()], pin, NOW).is_err());
+    }
+
+    #[test]
+    fn a_signature_shows_who_owns_a_certificate() {
+        let pki = Pki::new(1);
+        let (key, other) = (pki.node_key(1), pki.node_key(2));
+        let der = pki.issue(&key, Role::Worker);
+        let signed = |key: &NodeKey| key.sign(b"handshake").to_bytes();
+        let verify = |signature: &[u8]| verify_possession(&der, b"handshake", signature);
+        assert_eq!(verify(&signed(&key)), Ok(()));
+        let refused = Err(CertificateError::Possession);
+        assert_eq!(verify(&signed(&other)), refused);
+        assert_eq!(verify(&signed(&key)[..63]), refused);
+        assert_eq!(verify(&[]), refused);
     }
 
     #[test]
