@@ -136,18 +136,29 @@ impl Server {
     }
 }
 
-/// The error for the connection. The peer learns the kind from the alert that rustls sends for it; ours, which
-/// says more, is kept where rustls has room for it, and written to the log.
-fn refuse(error: PeerError) -> Error {
-    tracing::debug!(%error, "a peer is refused");
-    Error::InvalidCertificate(match &error {
+/// The error for a connection that this node began: in our words, for who reads the log or the command's
+/// output here.
+fn refuse_server(error: PeerError) -> Error {
+    tracing::debug!(%error, "the node that was called is refused");
+    Error::InvalidCertificate(other(error))
+}
+
+/// The error for a connection that the peer began: where TLS has an alert for it, the peer is told why.
+/// Our words are in the log.
+fn refuse_client(error: PeerError) -> Error {
+    tracing::debug!(%error, "a calling node is refused");
+    Error::InvalidCertificate(match error {
         PeerError::Certificate(CertificateError::Expired { .. }) => TlsCertificateError::Expired,
         PeerError::Certificate(CertificateError::ClockBehind { .. }) => {
             TlsCertificateError::NotValidYet
         }
         PeerError::Refused(Refusal::Evicted { .. }) => TlsCertificateError::Revoked,
-        _ => TlsCertificateError::Other(OtherError(Arc::new(error))),
+        error => other(error),
     })
+}
+
+fn other(error: PeerError) -> TlsCertificateError {
+    TlsCertificateError::Other(OtherError(Arc::new(error)))
 }
 
 fn verify_handshake(
@@ -159,7 +170,7 @@ fn verify_handshake(
         return Err(PeerIncompatible::NoSignatureSchemesInCommon.into());
     }
     certificate::verify_possession(certificate, message, signed.signature())
-        .map_err(|error| refuse(error.into()))?;
+        .map_err(|error| Error::InvalidCertificate(other(error.into())))?;
     Ok(HandshakeSignatureValid::assertion())
 }
 
@@ -200,7 +211,7 @@ impl ServerCertVerifier for Server {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         self.check(certificate, name, timestamp(now))
-            .map_err(refuse)?;
+            .map_err(refuse_server)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -218,7 +229,7 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, Error> {
         let roots = roots.iter().map(AsRef::as_ref);
         certificate::verify_pinned(certificate, roots, self.root, timestamp(now))
-            .map_err(|error| refuse(error.into()))?;
+            .map_err(|error| refuse_server(error.into()))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -236,7 +247,7 @@ impl ClientCertVerifier for Client {
         _: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        check(certificate, self.service, &*self.members, timestamp(now)).map_err(refuse)?;
+        check(certificate, self.service, &*self.members, timestamp(now)).map_err(refuse_client)?;
         Ok(ClientCertVerified::assertion())
     }
 
