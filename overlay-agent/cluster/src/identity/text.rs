@@ -1,8 +1,6 @@
 //! Secrets as text that people copy: base32 (RFC 4648, without padding) in groups, and a checksum
 //! that tells a mistake in copying from a secret that is wrong.
 
-use std::fmt::Write as _;
-
 use data_encoding::BASE32_NOPAD;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -32,11 +30,13 @@ pub enum DigitsError {
     SpareBits,
 }
 
+/// Appends the digits of `bytes`. The text has room for them, if they are secret: one that grows leaves a
+/// copy behind.
 pub(super) fn push(text: &mut String, bytes: &[u8]) {
-    // The writer keeps no digits of its own.
-    write!(text, "{}", BASE32_NOPAD.encode_display(bytes)).expect("a string takes all");
+    BASE32_NOPAD.encode_append(bytes, text);
 }
 
+/// The bytes that a group of digits stands for.
 pub(super) fn digits<const N: usize>(text: &str) -> Result<Zeroizing<[u8; N]>, DigitsError> {
     let expected = BASE32_NOPAD.encode_len(N);
     if text.len() != expected {

@@ -21,7 +21,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConnection, Error, HandshakeKind, OtherError,
     ProtocolVersion, ServerConnection,
     crypto::ring::sign::any_eddsa_type,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime},
     server::Acceptor,
     sign::{CertifiedKey, SingleCertAndKey},
 };
@@ -382,12 +382,7 @@ fn a_certificate_without_its_key_is_refused() {
     let cluster = Cluster::new(CLUSTER, 1);
     let [a, b, thief] = [1, 2, 3].map(|seed| cluster.join(seed, Role::Worker));
     let pkcs8 = thief.key.to_pkcs8();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
-    let key = any_eddsa_type(&match &key {
-        PrivateKeyDer::Pkcs8(key) => PrivatePkcs8KeyDer::from(key.secret_pkcs8_der()),
-        _ => unreachable!("it is PKCS#8"),
-    })
-    .expect("a key");
+    let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8.as_slice())).expect("a key");
     let stolen = |certificate: &[u8]| {
         let certificate = CertificateDer::from(certificate.to_vec());
         Arc::new(SingleCertAndKey::from(CertifiedKey::new(
