@@ -1,11 +1,11 @@
-//! TLS between the nodes of a cluster: 1.3 alone, Ed25519 certificates of the cluster's authority on
-//! both sides, X25519, no resumption and no early data. Whom to let in is decided by
+//! TLS between the nodes of a cluster: 1.3 alone, Ed25519 certificates of the cluster's authority
+//! on both sides, X25519, no resumption and no early data. Whom to let in is decided by
 //! [`overlay_cluster::identity`]; here it is put in the terms of rustls.
 //!
-//! A node serves three [`Service`]s at one address, told apart by their ALPN protocol, which comes in
-//! the clear before anybody is known: each has its own [`ServerConfig`], because each asks something else
-//! of its client. A client names the node that it calls ([`server_name`]), and no other may answer; the name is
-//! not sent.
+//! A node serves three [`Service`]s at one address, told apart by their ALPN protocol, which comes
+//! in the clear before anybody is known: each has its own [`ServerConfig`], because each asks
+//! something else of its client. A client names the node that it calls ([`server_name`]), and no
+//! other may answer; the name is not sent.
 
 mod own;
 mod peer;
@@ -118,8 +118,8 @@ impl Tls {
         Ok(config)
     }
 
-    /// The client's side of a service for members: [`Service::Member`] or [`Service::Renew`]. The server is
-    /// a member with a valid certificate, and the one that [`server_name`] names.
+    /// The client's side of a service for members: [`Service::Member`] or [`Service::Renew`]. The
+    /// server is a member with a valid certificate, and the one that [`server_name`] names.
     pub fn client(&self, service: Service) -> Result<ClientConfig, rustls::Error> {
         let config = ClientConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(&[&TLS13])?
@@ -132,8 +132,9 @@ impl Tls {
     }
 }
 
-/// The client's side of a join: the server must be a manager whose certificate was issued by the root
-/// that the token names. Who it was, [`manager`] says. Its name is that of no node: use [`join_name`].
+/// The client's side of a join: the server must be a manager whose certificate was issued by the
+/// root that the token names. Who it was, [`manager`] says. Its name is that of no node: use
+/// [`join_name`].
 pub fn join_client(
     root: RootDigest,
     clock: Arc<dyn TimeProvider>,

@@ -52,7 +52,11 @@ impl Default for Validity {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
     /// The certificate would end before it begins, or after the year 9999.
-    #[error("a certificate from {} to {} cannot be issued: check the clock of this host and the configured validity", utc(*.begins), utc(*.ends))]
+    #[error(
+        "a certificate from {} to {} cannot be issued: check the clock of this host and the \
+         configured validity",
+        utc(*.begins), utc(*.ends)
+    )]
     Validity {
         /// Its first moment.
         begins: Timestamp,
@@ -60,7 +64,11 @@ pub enum AuthorityError {
         ends: Timestamp,
     },
     /// The root is over, so nothing that it issues is good.
-    #[error("the root {root} ended on {} and this host's clock says {}: set the clock, or replace the root", utc(*.ended), utc(*.now))]
+    #[error(
+        "the root {root} ended on {} and this host's clock says {}: set the clock, or replace the \
+         root",
+        utc(*.ended), utc(*.now)
+    )]
     Ended {
         /// The root.
         root: RootDigest,
@@ -134,8 +142,8 @@ impl Authority {
         Secret::new(self.key.to_bytes())
     }
 
-    /// DER of a certificate for the node that has this key. That it has it, and may have the role, is
-    /// for the caller to know: from a request ([`csr`](super::csr)) and a token or the roster.
+    /// DER of a certificate for the node that has this key. That it has it, and may have the role,
+    /// is for the caller to know: from a request ([`csr`](super::csr)) and a token or the roster.
     pub fn issue(
         &self,
         node: &VerifyingKey,

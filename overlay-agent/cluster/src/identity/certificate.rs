@@ -49,7 +49,8 @@ pub enum CertificateError {
     },
     /// An extension that must be understood and is not (RFC 5280 section 4.2).
     #[error(
-        "the certificate has the critical extension {oid}, which this version does not know: update this node"
+        "the certificate has the critical extension {oid}, which this version does not know: \
+         update this node"
     )]
     CriticalExtension {
         /// The extension's object identifier.
@@ -65,7 +66,9 @@ pub enum CertificateError {
     },
     /// Issued under this cluster's name by a root that is not, or no longer, trusted.
     #[error(
-        "the certificate was issued by root {issuer}, which this cluster does not trust: it was retired, or this node does not know it yet; if the node was away while the root changed, join it again"
+        "the certificate was issued by root {issuer}, which this cluster does not trust: it was \
+         retired, or this node does not know it yet; if the node was away while the root changed, \
+         join it again"
     )]
     UnknownIssuer {
         /// The issuer's key as the certificate names it.
@@ -89,7 +92,9 @@ pub enum CertificateError {
     },
     /// Over.
     #[error(
-        "the certificate of node {node} expired on {} and the clock of this host says {}: if that is right, the node renews it as soon as it reaches a manager; if not, set the clock", utc(*.ended), utc(*.now)
+        "the certificate of node {node} expired on {} and the clock of this host says {}: if that \
+         is right, the node renews it as soon as it reaches a manager; if not, set the clock",
+        utc(*.ended), utc(*.now)
     )]
     Expired {
         /// Whose it is.
@@ -101,7 +106,9 @@ pub enum CertificateError {
     },
     /// It begins in the future. Certificates begin before they are issued, so a clock is wrong.
     #[error(
-        "the clock of this host, {}, differs from that of the manager which issued the certificate: it begins on {}; set the clock", utc(*.now), utc(*.begins)
+        "the clock of this host, {}, differs from that of the manager which issued the \
+         certificate: it begins on {}; set the clock",
+        utc(*.now), utc(*.begins)
     )]
     ClockBehind {
         /// When it begins.
@@ -111,7 +118,9 @@ pub enum CertificateError {
     },
     /// The root itself is over, which managers prevent by replacing it years before.
     #[error(
-        "the root {root} ended on {} and the clock of this host says {}: set the clock, or replace the root", utc(*.ended), utc(*.now)
+        "the root {root} ended on {} and the clock of this host says {}: set the clock, or replace \
+         the root",
+        utc(*.ended), utc(*.now)
     )]
     RootExpired {
         /// The root.
@@ -123,7 +132,9 @@ pub enum CertificateError {
     },
     /// Offered for the renewal of an expired certificate, and still valid.
     #[error(
-        "the certificate of node {node} is valid until {}: it is renewed over a connection that it authenticates", utc(*.ends)
+        "the certificate of node {node} is valid until {}: it is renewed over a connection that it \
+         authenticates",
+        utc(*.ends)
     )]
     NotExpired {
         /// Whose it is.
@@ -133,7 +144,8 @@ pub enum CertificateError {
     },
     /// Another node than the one that was called.
     #[error(
-        "node {actual} answered where {expected} was called: an address has a new owner, or traffic is diverted"
+        "node {actual} answered where {expected} was called: an address has a new owner, or \
+         traffic is diverted"
     )]
     OtherNode {
         /// Who was called.
@@ -154,9 +166,20 @@ pub enum CertificateError {
     /// The peer shows a certificate and does not have its key.
     #[error("the peer does not have the key of the certificate that it shows: it is not the owner")]
     Possession,
+    /// The manager belongs to the cluster of the join token, whose root has changed since.
+    #[error(
+        "the root {pin}, which the join token names, no longer issues the certificates of this \
+         cluster's managers: ask for the token of today"
+    )]
+    OldPin {
+        /// The digest in the token.
+        pin: RootDigest,
+    },
     /// None of the roots that a manager showed is the one that the join token names.
     #[error(
-        "the manager does not belong to the cluster of the join token: it shows no root with the digest {pin}; the token is of another cluster or older than the root, or the address is not the manager's"
+        "the manager does not belong to the cluster of the join token: it shows no root with the \
+         digest {pin}; the token is of another cluster or older than the root, or the address is \
+         not the manager's"
     )]
     Pin {
         /// The digest in the token.
@@ -210,8 +233,8 @@ impl Identity {
     }
 }
 
-/// Who shows `der`, if it is valid at `now`, [`CLOCK_TOLERANCE`] more or less. That the peer has the
-/// key is for the TLS handshake to prove.
+/// Who shows `der`, if it is valid at `now`, [`CLOCK_TOLERANCE`] more or less. That the peer has
+/// the key is for the TLS handshake to prove.
 pub fn verify(
     der: &[u8],
     trust: &TrustBundle,
@@ -228,8 +251,8 @@ pub fn verify(
     Ok(identity)
 }
 
-/// Who shows `der`, if it has expired and is good in every other way: a member of the roster may renew
-/// it, and do nothing else. The roster must be asked.
+/// Who shows `der`, if it has expired and is good in every other way: a member of the roster may
+/// renew it, and do nothing else. The roster must be asked.
 ///
 /// A node that slept through a change of root shows a certificate of a retired one. A manager that
 /// wants it back without a token passes a bundle that still has that root.
@@ -265,12 +288,15 @@ pub fn verify_pinned<'a>(
         .find(|root| RootDigest::of(root) == pin)
         .ok_or(CertificateError::Pin { pin })?;
     let trust = TrustBundle::new(Root::from_der(root)?);
-    let manager = verify(der, &trust, now)?.expect_role(Role::Manager)?;
+    let manager = match verify(der, &trust, now) {
+        Err(CertificateError::UnknownIssuer { .. }) => Err(CertificateError::OldPin { pin }),
+        verified => verified?.expect_role(Role::Manager),
+    }?;
     Ok((trust, manager))
 }
 
-/// Whether the owner of the certificate's key signed `message`, as a TLS handshake does to prove that
-/// it is the owner. Of the certificate nothing else is believed or refused here.
+/// Whether the owner of the certificate's key signed `message`, as a TLS handshake does to prove
+/// that it is the owner. Of the certificate nothing else is believed or refused here.
 pub fn verify_possession(
     der: &[u8],
     message: &[u8],

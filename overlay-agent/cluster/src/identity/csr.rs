@@ -1,8 +1,11 @@
-//! The request of a node for its certificate: PKCS#10 (RFC 2986) with the node's key and nothing else.
+//! The request of a node for its certificate: PKCS#10 (RFC 2986) with the node's key and nothing
+//! else.
 //!
-//! Its signature proves that the sender has the key. The node id is the hash of the key and the role
-//! comes from the join token or the roster, so there is nothing to ask for: a request has no names and no
-//! attributes, and one that has any is refused without being looked into.
+//! Its signature proves that the sender has the key, or had the request of someone who has: it is
+//! the same each time, and names no connection. All that it can get is a certificate for that key.
+//! The node id is the hash of the key and the role comes from the join token or the roster, so
+//! there is nothing to ask for: a request has no names and no attributes, and one that has any is
+//! refused without being looked into.
 
 use ed25519_dalek::VerifyingKey;
 use rcgen::{CertificateParams, DistinguishedName};
@@ -31,7 +34,8 @@ pub enum RequestError {
     },
     /// It asks for more than a key's certificate.
     #[error(
-        "the certificate request is not of this program: it has an Ed25519 key, and neither names nor attributes"
+        "the certificate request is not of this program: it has an Ed25519 key, and neither names \
+         nor attributes"
     )]
     Content,
     /// The key is one of the few for which anybody can sign, or no key.

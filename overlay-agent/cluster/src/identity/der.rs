@@ -1,5 +1,6 @@
 //! DER of what is signed with Ed25519: certificates (RFC 5280) and certificate requests (RFC 2986)
-//! are both `SEQUENCE { body, algorithm, BIT STRING signature }`, keys are in the forms of RFC 8410.
+//! are both `SEQUENCE { body, algorithm, BIT STRING signature }`, keys are in the forms of RFC
+//! 8410.
 //!
 //! The frame around the body is not signed, so it is read by hand and in one form only: a root is
 //! named by the hash of all its bytes, and a spare bit in the frame would give it a second name.
@@ -40,8 +41,8 @@ pub(super) fn split_signed(der: &[u8]) -> Option<(&[u8], Signature)> {
     Some((body, Signature::from_bytes(signature)))
 }
 
-/// The key of a `SubjectPublicKeyInfo`; `None` if it is no Ed25519 key, or one of the few that accept
-/// signatures that nobody made.
+/// The key of a `SubjectPublicKeyInfo`; `None` if it is no Ed25519 key, or one of the few that
+/// accept signatures that nobody made.
 pub(super) fn public_key(info: &[u8]) -> Option<VerifyingKey> {
     let key = info.strip_prefix(&PUBLIC_KEY_HEADER)?.try_into().ok()?;
     VerifyingKey::from_bytes(key)

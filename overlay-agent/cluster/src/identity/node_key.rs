@@ -20,8 +20,9 @@ pub const PKCS8_LEN: usize = PKCS8_HEADER.len() + 32;
 
 /// The Ed25519 key of a node: zeroized when dropped, printed as the node's id.
 ///
-/// It signs three kinds of things that cannot be taken for each other: TLS 1.3 handshakes (64 spaces
-/// and a label, RFC 8446 section 4.4.3), certificate requests (DER), and signed records (a label).
+/// It signs three kinds of things that cannot be taken for each other: TLS 1.3 handshakes (64
+/// spaces and a label, RFC 8446 section 4.4.3), certificate requests (DER), and signed records (a
+/// label).
 #[derive(Clone)]
 pub struct NodeKey(SigningKey);
 
@@ -33,7 +34,8 @@ pub enum NodeKeyError {
     Pem(#[from] PemError),
     /// PEM or DER of something else.
     #[error(
-        "the node key is no Ed25519 key in PKCS#8, version 1: {len} bytes where such a key has {PKCS8_LEN}"
+        "the node key is no Ed25519 key in PKCS#8, version 1: {len} bytes where such a key has \
+         {PKCS8_LEN}"
     )]
     Pkcs8 {
         /// Length of the DER in bytes.

@@ -24,7 +24,8 @@ pub enum PemError {
     },
     /// Not one block of the expected label, and nothing else.
     #[error(
-        "no `-----BEGIN {label}-----` … `-----END {label}-----`: the file holds one such block and nothing else"
+        "no `-----BEGIN {label}-----` … `-----END {label}-----`: the file holds one such block and \
+         nothing else"
     )]
     Frame {
         /// What was looked for.

@@ -1,10 +1,13 @@
-//! When a node renews its certificate.
+//! When a node renews its certificate, and a cluster its root.
 
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{certificate::Identity, trust::TrustBundle};
+use super::{
+    certificate::Identity,
+    trust::{Root, TrustBundle},
+};
 use crate::{id::NodeId, time::Timestamp};
 
 /// Over how long the renewals of a cluster are spread after its root has changed.
@@ -26,6 +29,13 @@ pub fn renew_after(own: &Identity, trust: &TrustBundle) -> Timestamp {
     }
     let crossover = trust.promoted().saturating_add(share(CROSSOVER, own.node));
     regular.min(crossover)
+}
+
+/// From when on managers should replace a root: at two thirds of its lifetime, long before the
+/// certificates that it issues would have to end with it.
+pub fn replace_after(root: &Root) -> Timestamp {
+    let lifetime = root.not_after().since(root.not_before());
+    root.not_before().saturating_add(lifetime / 3 * 2)
 }
 
 /// A part of `whole` that depends on the node alone, the parts of all nodes spread evenly.
@@ -60,6 +70,14 @@ mod tests {
         assert!(times[199] > 67.0 && times[199] < 67.6, "{times:?}");
         let middle = times[100];
         assert!(middle > 62.5 && middle < 65.0, "{middle}");
+    }
+
+    #[test]
+    fn a_root_is_replaced_years_before_its_end() {
+        let pki = Pki::new(1);
+        let root = pki.authority.root();
+        let remains = root.not_after().since(replace_after(root));
+        assert!(remains > 1216 * DAY && remains < 1217 * DAY, "{remains:?}");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Which certificates are good and refused all the same.
 //!
-//! There are no revocation lists. The roster, which the managers' log decides and every node has, says who is
-//! a member; a certificate says only whose key it is. Whoever is evicted is refused from the moment on at
-//! which a node learns of it. A role is the smaller of what the certificate and the roster say: a manager
-//! that became a worker has no more rights than that, and a worker that became a manager renews first.
+//! There are no revocation lists. The roster, which the managers' log decides and every node has,
+//! says who is a member; a certificate says only whose key it is. Whoever is evicted is refused
+//! from the moment on at which a node learns of it. A role is the smaller of what the certificate
+//! and the roster say: a manager that became a worker has no more rights than that, and a worker
+//! that became a manager renews first.
 
 use super::{Role, certificate::Identity};
 use crate::id::NodeId;
@@ -52,7 +53,8 @@ pub enum Refusal {
     },
     /// Not in the roster.
     #[error(
-        "node {node} is not in the roster of this node: if it has just joined it is tried again, else it must join"
+        "node {node} is not in the roster of this node: if it has just joined it is tried again, \
+         else it must join"
     )]
     Unknown {
         /// The peer.

@@ -1,15 +1,15 @@
 //! A manager's state at rest, sealed with AES-256-GCM.
 //!
-//! A sealed blob is `version (1) ‖ key id (8) ‖ session (16) ‖ nonce (12) ‖ ciphertext ‖ tag (16)`. All before
-//! the ciphertext is authenticated, and with it the cluster, the kind and the number of what is sealed, so that
-//! one blob cannot be put in another's place. That an old blob was put back in its own place is not
-//! noticed here.
+//! A sealed blob is `version (1) ‖ key id (8) ‖ session (16) ‖ nonce (12) ‖ ciphertext ‖ tag (16)`.
+//! All before the ciphertext is authenticated, and with it the cluster, the kind and the number of
+//! what is sealed, so that one blob cannot be put in another's place. That an old blob was put back
+//! in its own place is not noticed here.
 //!
-//! Nonces are random. That is safe for 2^32 seals under one AES key (NIST SP 800-38D section 8.3: two equal nonces with a
-//! probability below 2^-32), and a count that must survive restarts could be lost. So the AES key is
-//! that of a *session*: `HKDF-SHA256(key, label ‖ session)` with a random session name. Each [`Sealer`] draws
-//! its own and another one before it has sealed 2^32 blobs; the key itself wears out with neither
-//! time nor restarts.
+//! Nonces are random. That is safe for 2^32 seals under one AES key (NIST SP 800-38D section 8.3:
+//! two equal nonces with a probability below 2^-32), and a count that must survive restarts could
+//! be lost. So the AES key is that of a *session*: `HKDF-SHA256(key, label ‖ session)` with a
+//! random session name. Each [`Sealer`] draws its own and another one before it has sealed 2^32
+//! blobs; the key itself wears out with neither time nor restarts.
 
 use std::fmt;
 
@@ -117,7 +117,8 @@ pub enum SealError {
     },
     /// Of a later version.
     #[error(
-        "the state is sealed in version {version}, and this program knows version {VERSION}: update it, or restore a backup"
+        "the state is sealed in version {version}, and this program knows version {VERSION}: \
+         update it, or restore a backup"
     )]
     Version {
         /// The version that it names.
@@ -135,7 +136,8 @@ pub enum SealError {
     },
     /// Changed since it was sealed, or sealed as something else.
     #[error(
-        "what is stored as {subject} was damaged or exchanged since it was sealed: restore a backup, or remove this manager and join it again"
+        "what is stored as {subject} was damaged or exchanged since it was sealed: restore a \
+         backup, or remove this manager and join it again"
     )]
     Damaged {
         /// What was looked for.

@@ -30,8 +30,8 @@ pub enum DigitsError {
     SpareBits,
 }
 
-/// Appends the digits of `bytes`. The text has room for them, if they are secret: one that grows leaves a
-/// copy behind.
+/// Appends the digits of `bytes`. The text has room for them, if they are secret: one that grows
+/// leaves a copy behind.
 pub(super) fn push(text: &mut String, bytes: &[u8]) {
     BASE32_NOPAD.encode_append(bytes, text);
 }

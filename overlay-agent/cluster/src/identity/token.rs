@@ -1,9 +1,9 @@
 //! Join tokens: what an operator gives to a machine that shall join.
 //!
 //! `OVL1-W-<root>-<secret>-<checksum>`: version, role (`W`orker or `M`anager), SHA-256 of the root
-//! certificate (52 characters), secret of 20 random bytes (32), checksum of all before it (8). By the
-//! root the joining node knows the manager, by the secret the manager knows the node. What managers
-//! keep of it is in [`tokens`](super::tokens).
+//! certificate (52 characters), secret of 20 random bytes (32), checksum of all before it (8). By
+//! the root the joining node knows the manager, by the secret the manager knows the node. What
+//! managers keep of it is in [`tokens`](super::tokens).
 
 use std::{fmt, str::FromStr};
 
@@ -74,7 +74,8 @@ pub struct JoinToken {
 pub enum TokenError {
     /// Something else altogether.
     #[error(
-        "this is no join token: one begins with OVL1-W- or OVL1-M-, without a space or a line end before it"
+        "this is no join token: one begins with OVL1-W- or OVL1-M-, without a space or a line end \
+         before it"
     )]
     NotAToken,
     /// Of a later version.
@@ -88,7 +89,8 @@ pub enum TokenError {
     Role,
     /// Too few or too many groups.
     #[error(
-        "this join token has {found} groups instead of 5: it was cut off, or something was copied with it"
+        "this join token has {found} groups instead of 5: it was cut off, or something was copied \
+         with it"
     )]
     Groups {
         /// How many there are.
@@ -114,7 +116,8 @@ impl JoinToken {
         }
     }
 
-    /// The text that is given to the joining machine: it holds the secret, and is zeroized when dropped.
+    /// The text that is given to the joining machine: it holds the secret, and is zeroized when
+    /// dropped.
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(TEXT_LEN));
         text.push_str("OVL1-");

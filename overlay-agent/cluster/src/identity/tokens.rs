@@ -1,8 +1,8 @@
 //! What managers know of the join tokens that they gave out.
 //!
 //! There is one [token](super::token) for each role; it is good until it expires, is used up, or is
-//! replaced. Managers keep its hash alone, so that a copy of their state lets nobody join. A hash without salt
-//! and stretching is enough: nobody guesses 160 random bits.
+//! replaced. Managers keep its hash alone, so that a copy of their state lets nobody join. A hash
+//! without salt and stretching is enough: nobody guesses 160 random bits.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{id::ClusterId, time::Timestamp};
 
-/// SHA-256 of a label, the cluster id and a token's secret. Whoever knows it does not know the secret.
+/// SHA-256 of a label, the cluster id and a token's secret. Whoever knows it does not know the
+/// secret.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TokenHash([u8; 32]);
 
@@ -89,7 +90,8 @@ impl TokenRecord {
 pub enum TokenRefused {
     /// It names the root of another cluster, or a retired one.
     #[error(
-        "the join token is of another cluster: it names root {root}, which is not trusted here; if this cluster's root was changed, `overlay token show` gives the token of today"
+        "the join token is of another cluster: it names root {root}, which is not trusted here; if \
+         this cluster's root was changed, `overlay token show` gives the token of today"
     )]
     ForeignCluster {
         /// The root in the token.
@@ -97,12 +99,14 @@ pub enum TokenRefused {
     },
     /// No token of this cluster has the secret.
     #[error(
-        "the join token is wrong: it was replaced or revoked, or never given out; `overlay token show` gives the token of today"
+        "the join token is wrong: it was replaced or revoked, or never given out; `overlay token \
+         show` gives the token of today"
     )]
     Wrong,
     /// The secret is that of the other role's token.
     #[error(
-        "the join token is for a {actual}, and the node asks to join as a {claimed}: use the token as it was given out"
+        "the join token is for a {actual}, and the node asks to join as a {claimed}: use the token \
+         as it was given out"
     )]
     OtherRole {
         /// What the secret is for.
@@ -111,7 +115,11 @@ pub enum TokenRefused {
         claimed: Role,
     },
     /// It was good once.
-    #[error("the {role} join token expired on {} (the managers' clock: {}): make a new one with `overlay token rotate {role}`", utc(*.expired), utc(*.now))]
+    #[error(
+        "the {role} join token expired on {} (the managers' clock: {}): make a new one with \
+         `overlay token rotate {role}`",
+        utc(*.expired), utc(*.now)
+    )]
     Expired {
         /// What it was for.
         role: Role,
@@ -153,10 +161,10 @@ impl Tokens {
         *self.slot(role) = None;
     }
 
-    /// Counts one node that joins. It is an entry of the log, and decides anew by the log's time: the
-    /// token that a manager has [checked](TokenVerifier::check) may have been replaced or used up
-    /// since. A node that asks again because the answer was lost is in the roster already: the log
-    /// does not count it twice.
+    /// Counts one node that joins. It is an entry of the log, and decides anew by the log's time:
+    /// the token that a manager has [checked](TokenVerifier::check) may have been replaced or used
+    /// up since. A node that asks again because the answer was lost is in the roster already: the
+    /// log does not count it twice.
     pub fn redeem(
         &mut self,
         role: Role,
@@ -209,8 +217,8 @@ impl<'a> TokenVerifier<'a> {
         Self { trust, tokens }
     }
 
-    /// The record of the token that is shown, if a node may join with it now. The secret is compared in
-    /// constant time, and nothing is said of a token to who does not have its secret.
+    /// The record of the token that is shown, if a node may join with it now. The secret is
+    /// compared in constant time, and nothing is said of a token to who does not have its secret.
     pub fn check(
         &self,
         presented: &JoinToken,

@@ -3,7 +3,8 @@
 //! There is one, and for a time two when the root changes. A change has three steps, each of them
 //! an entry of the managers' log:
 //!
-//! 1. [`TrustBundle::introduce`]: the new root is made known to all nodes; the old one still issues.
+//! 1. [`TrustBundle::introduce`]: the new root is made known to all nodes; the old one still
+//!    issues.
 //! 2. [`TrustBundle::promote`]: the new one issues. Nodes renew within an hour or so of it
 //!    ([`renewal`](super::renewal)). Join tokens name the root, so they are made anew here.
 //! 3. [`TrustBundle::retire`]: once every node of the roster has a certificate of the new root, the
@@ -171,7 +172,8 @@ pub enum TrustError {
     },
     /// The root that issues.
     #[error(
-        "the root {root} issues the certificates of this cluster: promote another before it is retired"
+        "the root {root} issues the certificates of this cluster: promote another before it is \
+         retired"
     )]
     Issues {
         /// The root.

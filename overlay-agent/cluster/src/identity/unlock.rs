@@ -1,9 +1,9 @@
 //! The key of a manager's state, and what it is locked with.
 //!
-//! State is sealed with a *data key*, which never changes for a reason of keeping. The data key is itself
-//! sealed: under the *unlock key*, which an operator keeps and types after a restart (autolock), or under a
-//! *disk key* in a file beside it, which keeps nobody out who can read the disk and lets the agent start
-//! by itself. To change the lock is to seal 32 bytes anew.
+//! State is sealed with a *data key*, which never changes for a reason of keeping. The data key is
+//! itself sealed: under the *unlock key*, which an operator keeps and types after a restart
+//! (autolock), or under a *disk key* in a file beside it, which keeps nobody out who can read the
+//! disk and lets the agent start by itself. To change the lock is to seal 32 bytes anew.
 
 use std::{fmt, str::FromStr};
 
@@ -46,7 +46,8 @@ pub enum UnlockKeyError {
     Version,
     /// Too few or too many groups.
     #[error(
-        "this unlock key has {found} groups instead of 4: it was cut off, or something was copied with it"
+        "this unlock key has {found} groups instead of 4: it was cut off, or something was copied \
+         with it"
     )]
     Groups {
         /// How many there are.
@@ -179,7 +180,8 @@ pub enum UnlockError {
     },
     /// A key of the right kind that is not the one.
     #[error(
-        "the {lock} is wrong: the state is locked with {sealed}, this key is {given}; it was changed, or it is that of another manager or cluster"
+        "the {lock} is wrong: the state is locked with {sealed}, this key is {given}; it was \
+         changed, or it is that of another manager or cluster"
     )]
     WrongKey {
         /// The kind of key.
@@ -191,7 +193,8 @@ pub enum UnlockError {
     },
     /// Damaged on disk.
     #[error(
-        "the file with the locked key is damaged: restore it from a backup, or remove this manager and join it again"
+        "the file with the locked key is damaged: restore it from a backup, or remove this manager \
+         and join it again"
     )]
     Damaged,
     /// Of a later version.
@@ -257,8 +260,9 @@ impl LockedKey {
         }
     }
 
-    /// The same data key under another lock: a new unlock key, or autolock turned on or off. The state
-    /// that it seals stays as it is. Whoever kept the old file and its key still has the data key.
+    /// The same data key under another lock: a new unlock key, or autolock turned on or off. The
+    /// state that it seals stays as it is. Whoever kept the old file and its key still has the data
+    /// key.
     pub fn relock(
         &self,
         old: LockKey<'_>,

@@ -3,8 +3,8 @@
 //!
 //! The subject is `O = cluster id, OU = role, CN = node id`, as `openssl x509 -subject` shows it; a
 //! root has `authority` for its role and the hash of its key, made like a node id, for its node.
-//! There is no alternative name: a peer is known by its node id, and a certificate that no host name
-//! fits cannot be taken for that of a web server.
+//! There is no alternative name: a peer is known by its node id, and a certificate that no host
+//! name fits cannot be taken for that of a web server.
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use x509_parser::{

@@ -1,9 +1,9 @@
-//! What is done to bytes that claim to be someone: by the fuzzer in `tests/fuzz`, and by `cargo test`
-//! in `main.rs` beside this file.
+//! What is done to bytes that claim to be someone: by the fuzzer in `tests/fuzz`, and by `cargo
+//! test` in `main.rs` beside this file.
 //!
-//! Each target checks of what it accepts that it means what it says. It returns whether it accepted.
-//! The two whose names end in `_body` sign what they get before they show it: no fuzzer finds a
-//! signature, so they alone lead behind its verification.
+//! Each target checks of what it accepts that it means what it says. It returns whether it
+//! accepted. The two whose names end in `_body` sign what they get before they show it: no fuzzer
+//! finds a signature, so they alone lead behind its verification.
 
 use std::{convert::Infallible, sync::LazyLock, time::Duration};
 

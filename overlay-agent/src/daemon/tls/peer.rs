@@ -47,8 +47,8 @@ pub enum PeerError {
     },
 }
 
-/// Who is at the other end of a connection whose handshake is done: a long one is asked again now and then,
-/// because certificates expire and nodes are evicted.
+/// Who is at the other end of a connection whose handshake is done: a long one is asked again now
+/// and then, because certificates expire and nodes are evicted.
 pub fn peer(
     certificates: Option<&[CertificateDer<'_>]>,
     service: Service,
@@ -108,7 +108,8 @@ pub(super) struct Client {
     pub(super) members: Arc<dyn Members>,
 }
 
-/// The server of a service for members: whoever the service lets in, it has a valid certificate itself.
+/// The server of a service for members: whoever the service lets in, it has a valid certificate
+/// itself.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) members: Arc<dyn Members>,
@@ -136,15 +137,15 @@ impl Server {
     }
 }
 
-/// The error for a connection that this node began: in our words, for who reads the log or the command's
-/// output here.
+/// The error for a connection that this node began: in our words, for who reads the log or the
+/// command's output here.
 fn refuse_server(error: PeerError) -> Error {
     tracing::debug!(%error, "the node that was called is refused");
     Error::InvalidCertificate(other(error))
 }
 
-/// The error for a connection that the peer began: where TLS has an alert for it, the peer is told why.
-/// Our words are in the log.
+/// The error for a connection that the peer began: where TLS has an alert for it, the peer is told
+/// why. Our words are in the log.
 fn refuse_client(error: PeerError) -> Error {
     tracing::debug!(%error, "a calling node is refused");
     Error::InvalidCertificate(match error {
