@@ -7,6 +7,7 @@
 
 pub mod bpf_object;
 pub mod cli;
+pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod kernel;

@@ -1,4 +1,7 @@
-//! The bodies of the fuzz targets: the file that `cargo test` runs too.
+//! The bodies of the fuzz targets: the files that `cargo test` runs too.
 
 #[path = "../../../overlay-ebpf/tests/noise/targets.rs"]
 pub mod targets;
+
+#[path = "../../../overlay-agent/cluster/tests/identity_noise/targets.rs"]
+pub mod identity;

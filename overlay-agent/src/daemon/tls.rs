@@ -1,0 +1,190 @@
+//! TLS between the nodes of a cluster: 1.3 alone, Ed25519 certificates of the cluster's authority
+//! on both sides, X25519, no resumption and no early data. Whom to let in is decided by
+//! [`overlay_cluster::identity`]; here it is put in the terms of rustls.
+//!
+//! A node serves three [`Service`]s at one address, told apart by their ALPN protocol, which comes
+//! in the clear before anybody is known: each has its own [`ServerConfig`], because each asks
+//! something else of its client. A client names the node that it calls ([`server_name`]), and no
+//! other may answer; the name is not sent.
+
+mod own;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+use overlay_cluster::{
+    id::NodeId,
+    identity::{
+        revocation::Standing,
+        trust::{RootDigest, TrustBundle},
+    },
+};
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, ring},
+    pki_types::{DnsName, ServerName},
+    server::{ClientHello, NoServerSessionStorage},
+    time_provider::TimeProvider,
+    version::TLS13,
+};
+
+pub use self::{
+    own::{Own, OwnError},
+    peer::{Peer, PeerError, manager, peer},
+};
+
+/// What this node knows of its cluster now. It is asked anew in every handshake.
+pub trait Members: fmt::Debug + Send + Sync {
+    /// The roots that are trusted.
+    fn trust(&self) -> Arc<TrustBundle>;
+    /// What the roster says of a node.
+    fn standing(&self, node: NodeId) -> Standing;
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Everything between members: both sides show valid certificates.
+    Member,
+    /// A node that joins: it has no certificate, and a token that names the root.
+    Join,
+    /// A member whose certificate has expired: it may renew it and do nothing else.
+    Renew,
+}
+
+impl Service {
+    pub const ALL: [Self; 3] = [Self::Member, Self::Join, Self::Renew];
+
+    /// Name of its ALPN protocol.
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Member => b"overlay-member/1",
+            Self::Join => b"overlay-join/1",
+            Self::Renew => b"overlay-renew/1",
+        }
+    }
+
+    /// The service that a client asks for, if it asks for one.
+    pub fn asked_for(hello: &ClientHello<'_>) -> Option<Self> {
+        let mut protocols = hello.alpn()?;
+        let protocol = protocols.next()?;
+        Self::ALL
+            .into_iter()
+            .find(|service| service.alpn() == protocol)
+            .filter(|_| protocols.next().is_none())
+    }
+}
+
+/// What all connections of a node have in common.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    own: Arc<Own>,
+    members: Arc<dyn Members>,
+    clock: Arc<dyn TimeProvider>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Tls {
+    pub fn new(own: Arc<Own>, members: Arc<dyn Members>, clock: Arc<dyn TimeProvider>) -> Self {
+        Self {
+            own,
+            members,
+            clock,
+            provider: provider(),
+        }
+    }
+
+    /// The server's side of a service.
+    pub fn server(&self, service: Service) -> Result<ServerConfig, rustls::Error> {
+        let builder = ServerConfig::builder_with_details(self.provider.clone(), self.clock.clone())
+            .with_protocol_versions(&[&TLS13])?;
+        let members = self.members.clone();
+        let own = self.own.clone();
+        let mut config = match service {
+            Service::Member | Service::Renew => builder
+                .with_client_cert_verifier(Arc::new(peer::Client { service, members }))
+                .with_cert_resolver(own),
+            Service::Join => builder
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(own::WithRoots { own, members })),
+        };
+        config.alpn_protocols = vec![service.alpn().to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(config)
+    }
+
+    /// The client's side of a service for members: [`Service::Member`] or [`Service::Renew`]. The
+    /// server is a member with a valid certificate, and the one that [`server_name`] names.
+    pub fn client(&self, service: Service) -> Result<ClientConfig, rustls::Error> {
+        let config = ClientConfig::builder_with_details(self.provider.clone(), self.clock.clone())
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(peer::Server {
+                members: self.members.clone(),
+            }))
+            .with_client_cert_resolver(self.own.clone());
+        Ok(finish(config, service))
+    }
+}
+
+/// The client's side of a join: the server must be a manager whose certificate was issued by the
+/// root that the token names. Who it was, [`manager`] says. Its name is that of no node: use
+/// [`join_name`].
+pub fn join_client(
+    root: RootDigest,
+    clock: Arc<dyn TimeProvider>,
+) -> Result<ClientConfig, rustls::Error> {
+    let config = ClientConfig::builder_with_details(provider(), clock)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(peer::Pinned { root }))
+        .with_no_client_auth();
+    Ok(finish(config, Service::Join))
+}
+
+fn finish(mut config: ClientConfig, service: Service) -> ClientConfig {
+    config.alpn_protocols = vec![service.alpn().to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    // Who is called is nobody's business on the way.
+    config.enable_sni = false;
+    config
+}
+
+/// ring, with X25519 alone: both sides are this program.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        kx_groups: vec![ring::kx_group::X25519],
+        ..ring::default_provider()
+    })
+}
+
+/// Domain of the names under which nodes are called. No resolver is ever asked for one.
+const DOMAIN: &str = ".node.overlay.internal";
+
+/// The name under which a client calls a node.
+pub fn server_name(node: NodeId) -> ServerName<'static> {
+    name(format!("{node}{DOMAIN}"))
+}
+
+/// The name under which a joining node calls a manager that it does not know yet.
+pub fn join_name() -> ServerName<'static> {
+    name("manager.overlay.internal".to_owned())
+}
+
+fn name(text: String) -> ServerName<'static> {
+    ServerName::DnsName(DnsName::try_from(text).expect("letters, digits and dots"))
+}
+
+/// The node that [`server_name`] stands for.
+fn called(name: &ServerName<'_>) -> Option<NodeId> {
+    match name {
+        ServerName::DnsName(name) => name.as_ref().strip_suffix(DOMAIN)?.parse().ok(),
+        _ => None,
+    }
+}
