@@ -1,0 +1,5 @@
+//! The managers' replicated log: a deterministic state machine.
+
+pub mod addresses;
+pub mod names;
+pub mod subnet;
