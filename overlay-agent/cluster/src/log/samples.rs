@@ -1,0 +1,78 @@
+//! Nodes, networks and epochs for the tests.
+
+use ed25519_dalek::SigningKey;
+
+use super::{
+    epochs::{EpochSecrets, NewEpoch},
+    member::{Contact, NodeKey, Vteps},
+    names::{Labels, NodeName, SoftwareVersion},
+    roster::Applicant,
+    tokens::{Token, TokenHash, Tokens},
+};
+use crate::{
+    id::{EpochName, NodeId},
+    secret::Secret,
+    time::Timestamp,
+};
+
+/// Seconds since the samples' start.
+pub fn now(seconds: u64) -> Timestamp {
+    Timestamp::from_secs(1_800_000_000 + seconds)
+}
+
+pub fn key(n: u8) -> NodeKey {
+    let key = SigningKey::from_bytes(&[n; 32]).verifying_key();
+    NodeKey::new(key.to_bytes()).expect("a key")
+}
+
+pub fn node(n: u8) -> NodeId {
+    key(n).id()
+}
+
+pub fn contact(n: u8) -> Contact {
+    Contact {
+        vteps: Vteps {
+            v4: Some([192, 0, 2, n].into()),
+            v6: None,
+        },
+        control: ([192, 0, 2, n], 7946).into(),
+        software: SoftwareVersion::new("0.1.0").expect("a version"),
+    }
+}
+
+pub fn applicant(n: u8) -> Applicant {
+    Applicant {
+        key: key(n),
+        name: NodeName::new(format!("node-{n}")).expect("a name"),
+        contact: contact(n),
+        labels: Labels::default(),
+    }
+}
+
+/// Tokens with the hashes `n`, `n + 1`.
+pub fn tokens(n: u8) -> Tokens {
+    let token = |n| Token {
+        hash: TokenHash::new([n; 32]),
+        expires: None,
+    };
+    Tokens {
+        worker: token(n),
+        manager: token(n + 1),
+    }
+}
+
+/// An epoch with secrets of its own.
+pub fn epoch(incarnation: u32, number: u32) -> NewEpoch {
+    let byte = |salt: u32| u8::try_from((incarnation * 64 + number * 4 + salt) % 251).unwrap_or(0);
+    NewEpoch {
+        name: EpochName {
+            incarnation,
+            number,
+            hash: [byte(1); 8],
+        },
+        secrets: EpochSecrets {
+            gossip: Secret::new([byte(2); 32]),
+            data: Secret::new([byte(3); 32]),
+        },
+    }
+}
