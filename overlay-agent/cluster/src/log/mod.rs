@@ -4,9 +4,13 @@ pub mod addresses;
 pub mod epochs;
 pub mod member;
 pub mod names;
+pub mod networks;
 pub mod roster;
+pub mod rules;
+pub mod settings;
 pub mod subnet;
 pub mod tokens;
+pub mod vnis;
 
 #[cfg(test)]
 mod samples;

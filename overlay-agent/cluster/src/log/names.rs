@@ -22,7 +22,7 @@ pub enum TextError {
     NetworkName(String),
     /// A label's key is a word.
     #[error(
-        "`{0}` cannot be the key of a label: use 1 to {max} printable characters without spaces and `=`",
+        "`{0}` cannot be the key of a label: use 1 to {max} printable characters without spaces, `=` and `!`",
         max = Labels::MAX_KEY
     )]
     LabelKey(String),
@@ -190,7 +190,9 @@ impl Labels {
 /// Whether a label may have this key and value.
 pub fn check_label(key: &str, value: &str) -> Result<(), TextError> {
     let is_key = (1..=Labels::MAX_KEY).contains(&key.len())
-        && key.bytes().all(|b| b.is_ascii_graphic() && b != b'=');
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'=' | b'!'));
     if !is_key {
         return Err(TextError::LabelKey(quoted(key)));
     }
@@ -258,6 +260,7 @@ mod tests {
         assert!(labels(&[("zone", "a b"), ("com.example/x", "")]).is_ok());
         assert!(labels(&[("", "a")]).is_err());
         assert!(labels(&[("a=b", "a")]).is_err());
+        assert!(labels(&[("a!", "a")]).is_err());
         assert!(labels(&[("a", "\n")]).is_err());
         assert!(labels(&[("a", &"x".repeat(257))]).is_err());
         let many = (0..=Labels::MAX).map(|n| (n.to_string(), String::new()));

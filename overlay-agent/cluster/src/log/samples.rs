@@ -5,8 +5,10 @@ use ed25519_dalek::SigningKey;
 use super::{
     epochs::{EpochSecrets, NewEpoch},
     member::{Contact, NodeKey, Vteps},
-    names::{Labels, NodeName, SoftwareVersion},
+    names::{Labels, NetworkName, NodeName, SoftwareVersion},
+    networks::NetworkRequest,
     roster::Applicant,
+    subnet::SubnetRequest,
     tokens::{Token, TokenHash, Tokens},
 };
 use crate::{
@@ -74,5 +76,32 @@ pub fn epoch(incarnation: u32, number: u32) -> NewEpoch {
             gossip: Secret::new([byte(2); 32]),
             data: Secret::new([byte(3); 32]),
         },
+    }
+}
+
+pub fn labels(pairs: &[(&str, &str)]) -> Labels {
+    let pairs = pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Labels::new(pairs.collect()).expect("labels")
+}
+
+/// An attachable, encrypted network.
+pub fn network(name: &str, subnet: &str) -> NetworkRequest {
+    NetworkRequest {
+        name: NetworkName::new(name).expect("a name"),
+        vni: None,
+        encrypted: true,
+        attachable: true,
+        replicate: false,
+        mtu: None,
+        subnets: vec![SubnetRequest {
+            net: subnet.parse().expect("a net"),
+            gateway: None,
+            range: None,
+            block_prefix: None,
+        }],
+        rules: Vec::new(),
+        labels: Labels::default(),
     }
 }
