@@ -41,7 +41,7 @@ pub enum TextError {
 }
 
 /// What an error quotes of a text that anyone may have made up.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     text.chars()
         .take(80)
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })

@@ -263,16 +263,16 @@ impl Networks {
         if self.networks.len() >= Self::MAX {
             return Err(NetworkRefusal::Full { limit: Self::MAX });
         }
-        if let Some(mtu) = request.mtu {
-            check_mtu(mtu)?;
-        }
         if request.rules.len() > Network::MAX_RULES {
             let given = request.rules.len();
             return Err(NetworkRefusal::TooManyRules { given });
         }
         let mut subnets = BTreeMap::new();
-        for request in &request.subnets {
-            let subnet = Subnet::new(request)?;
+        for subnet in &request.subnets {
+            let subnet = Subnet::new(subnet)?;
+            if let Some(mtu) = request.mtu {
+                check_mtu(mtu, subnet.family())?;
+            }
             subnets.insert(subnet.family(), subnet);
         }
         if subnets.is_empty() || subnets.len() != request.subnets.len() {
@@ -499,7 +499,7 @@ mod tests {
                 ..network("a", "10.0.0.0/24")
             },
             NetworkRequest {
-                mtu: Some(100),
+                mtu: Some(60),
                 ..network("a", "10.0.0.0/24")
             },
         ] {

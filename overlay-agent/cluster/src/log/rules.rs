@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Labels, check_label};
+use super::names::{Labels, check_label, quoted};
 
 /// Whose labels a rule looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl FromStr for Rule {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
-        let form = || RuleError::Form(text.chars().take(80).collect());
+        let form = || RuleError::Form(quoted(text));
         let (absent, rest) = match text.strip_prefix('!') {
             Some(rest) => (true, rest),
             None => (false, text),

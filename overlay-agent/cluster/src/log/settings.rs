@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use overlay_ebpf::abi::{Lane, MarkLayout, Vni};
+use overlay_ebpf::{
+    abi::{Lane, MarkLayout, Vni},
+    packet::mtu::{MIN_INNER, MIN_INNER_IPV6},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -113,9 +116,9 @@ pub enum SettingsError {
     /// A lane has four bits.
     #[error("{lanes} lanes are not 1 to {max}: choose in between", max = Lane::COUNT)]
     Lanes { lanes: u8 },
-    /// IPv6 does not work below.
-    #[error("an MTU of {mtu} is not {MTU_MIN} to {MTU_MAX} bytes: choose in between")]
-    Mtu { mtu: u32 },
+    /// IPv6 does not work below 1280 (RFC 8200 section 5), IPv4 not below [`MIN_INNER`].
+    #[error("an MTU of {mtu} is not {least} to {MTU_MAX} bytes: choose in between")]
+    Mtu { mtu: u32, least: u32 },
     /// An SA would end as it begins.
     #[error(
         "a byte limit of {limit} per SA ends SAs faster than they are replaced: use {BYTE_LIMIT_MIN} at least"
@@ -153,8 +156,6 @@ impl std::fmt::Display for Port {
     }
 }
 
-/// Smallest MTU of IPv6 (RFC 8200 section 5): networks may carry both families.
-pub const MTU_MIN: u32 = 1280;
 /// Largest IP packet.
 pub const MTU_MAX: u32 = 65_535;
 /// A second at 100 Gbit/s is 12.5 GB; a rotation takes some.
@@ -186,7 +187,7 @@ impl Settings {
             return Err(SettingsError::Lanes { lanes });
         }
         if let MtuPolicy::AtMost(mtu) = self.mtu {
-            check_mtu(mtu)?;
+            check_mtu(mtu, Family::V6)?;
         }
         if let Some(limit) = self.hard_byte_limit
             && limit < BYTE_LIMIT_MIN
@@ -214,12 +215,16 @@ impl Settings {
     }
 }
 
-/// Whether endpoints may have this MTU.
-pub fn check_mtu(mtu: u32) -> Result<(), SettingsError> {
-    if (MTU_MIN..=MTU_MAX).contains(&mtu) {
+/// Whether endpoints with addresses of this family may have this MTU.
+pub fn check_mtu(mtu: u32, family: Family) -> Result<(), SettingsError> {
+    let least = match family {
+        Family::V4 => MIN_INNER,
+        Family::V6 => MIN_INNER_IPV6,
+    };
+    if (least..=MTU_MAX).contains(&mtu) {
         Ok(())
     } else {
-        Err(SettingsError::Mtu { mtu })
+        Err(SettingsError::Mtu { mtu, least })
     }
 }
 
