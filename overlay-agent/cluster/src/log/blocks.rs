@@ -545,7 +545,7 @@ mod tests {
     fn a_returned_block_rests_until_the_others_were_given() {
         let network = made("10.0.9.0/26");
         let mut blocks = Blocks::default();
-        let mut next = |blocks: &mut Blocks, n: u8| {
+        let next = |blocks: &mut Blocks, n: u8| {
             let held = blocks
                 .lease(&network, &node(n), Family::V4, 0)
                 .expect("leased");

@@ -160,11 +160,11 @@ pub struct Labels(BTreeMap<String, String>);
 
 impl Labels {
     /// Labels of one object.
-    pub const MAX: usize = 64;
+    pub const MAX: usize = 32;
     /// Bytes of a key.
-    pub const MAX_KEY: usize = 128;
+    pub const MAX_KEY: usize = 64;
     /// Bytes of a value.
-    pub const MAX_VALUE: usize = 256;
+    pub const MAX_VALUE: usize = 128;
 
     pub fn new(labels: BTreeMap<String, String>) -> Result<Self, TextError> {
         if labels.len() > Self::MAX {
@@ -262,7 +262,7 @@ mod tests {
         assert!(labels(&[("a=b", "a")]).is_err());
         assert!(labels(&[("a!", "a")]).is_err());
         assert!(labels(&[("a", "\n")]).is_err());
-        assert!(labels(&[("a", &"x".repeat(257))]).is_err());
+        assert!(labels(&[("a", &"x".repeat(129))]).is_err());
         let many = (0..=Labels::MAX).map(|n| (n.to_string(), String::new()));
         assert_eq!(
             Labels::new(many.collect()),

@@ -126,8 +126,9 @@ pub struct SubnetRequest {
     pub block_prefix: Option<u8>,
 }
 
-/// A checked subnet.
+/// A checked subnet. It is serialized as the request that gives it, so a decoded one is checked too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "SubnetRequest", into = "SubnetRequest")]
 pub struct Subnet {
     net: IpNet,
     gateway: IpAddr,
@@ -245,6 +246,20 @@ impl Subnet {
             range: Some(self.range),
             block_prefix: Some(self.block_prefix),
         }
+    }
+}
+
+impl TryFrom<SubnetRequest> for Subnet {
+    type Error = SubnetError;
+
+    fn try_from(request: SubnetRequest) -> Result<Self, SubnetError> {
+        Self::new(&request)
+    }
+}
+
+impl From<Subnet> for SubnetRequest {
+    fn from(subnet: Subnet) -> Self {
+        subnet.request()
     }
 }
 
