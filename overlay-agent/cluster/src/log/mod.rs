@@ -17,6 +17,7 @@ pub mod snapshot;
 pub mod state;
 pub mod subnet;
 pub mod tokens;
+pub mod view;
 pub mod vnis;
 pub mod wire;
 

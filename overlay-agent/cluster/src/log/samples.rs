@@ -3,16 +3,19 @@
 use ed25519_dalek::SigningKey;
 
 use super::{
-    epochs::{EpochSecrets, NewEpoch},
+    command::{Command, Genesis, Outcome},
+    epochs::{EpochSecrets, NewEpoch, RotationPolicy},
     member::{Contact, NodeKey, Vteps},
     names::{Labels, NetworkName, NodeName, SoftwareVersion},
     networks::NetworkRequest,
     roster::Applicant,
+    settings::Settings,
+    state::State,
     subnet::SubnetRequest,
     tokens::{Token, TokenHash, Tokens},
 };
 use crate::{
-    id::{EpochName, NodeId},
+    id::{ClusterId, EpochName, NodeId},
     secret::Secret,
     time::Timestamp,
 };
@@ -104,4 +107,35 @@ pub fn network(name: &str, subnet: &str) -> NetworkRequest {
         rules: Vec::new(),
         labels: Labels::default(),
     }
+}
+
+/// A state with node 1 as its manager, tokens 1 (worker) and 2 (manager).
+pub fn founded() -> State {
+    let mut state = State::default();
+    let genesis = Genesis {
+        cluster: ClusterId::from_bytes([7; 16]),
+        manager: applicant(1),
+        tokens: tokens(1),
+        epoch: epoch(0, 1),
+        policy: RotationPolicy::default(),
+        settings: Settings::default(),
+    };
+    apply(&mut state, 0, Command::Initialise(Box::new(genesis)));
+    state
+}
+
+/// Applies what must be accepted.
+pub fn apply(state: &mut State, at: u64, command: Command) -> Outcome {
+    let outcome = state.apply(now(at), command);
+    assert_eq!(state.fault(), None);
+    outcome.unwrap_or_else(|refusal| panic!("{refusal}"))
+}
+
+/// Node `n` joins as a worker by the first token.
+pub fn join(state: &mut State, n: u8) -> Outcome {
+    let command = Command::Join {
+        token: tokens(1).worker.hash,
+        applicant: applicant(n),
+    };
+    apply(state, 0, command)
 }
