@@ -491,11 +491,14 @@ impl Epochs {
         }
         self.held.remove(&retiring.number);
         self.phase = Phase::Stable;
+        self.close_outside();
+        Ok(self.oldest())
+    }
+
+    /// What an evicted node knows is of no use once it has retired.
+    fn close_outside(&mut self) {
         let oldest = self.oldest();
-        if self.known_outside.is_some_and(|number| number < oldest) {
-            self.known_outside = None;
-        }
-        Ok(oldest)
+        self.known_outside = self.known_outside.filter(|number| *number >= oldest);
     }
 
     /// An evicted node may know every epoch that is held: the next one is due at once.
@@ -523,6 +526,7 @@ impl Epochs {
         self.check_new(&next)?;
         let retiring = self.current;
         self.held.retain(|number, _| *number == retiring.number);
+        self.close_outside();
         self.phase = Phase::Activated {
             retiring,
             since: now,
@@ -765,6 +769,22 @@ mod tests {
         assert!(epochs.secrets(epoch(0, 2).name).is_err());
         assert_eq!(epochs.fault(), None);
         epochs.retire(now(61), first).expect("retires");
+        assert_eq!(epochs.fault(), None);
+    }
+
+    #[test]
+    fn a_restored_state_forgets_what_an_evicted_node_knew_of_retired_epochs() {
+        let mut epochs = epochs();
+        let (first, second) = (epochs.current(), epoch(0, 2).name);
+        epochs.evicted();
+        epochs
+            .stage(now(0), first, epoch(0, 2), Reason::Eviction)
+            .expect("stages");
+        epochs
+            .activate(now(0), second, Readiness::All)
+            .expect("activates");
+        epochs.restore(now(1), epoch(1, 3)).expect("restored");
+        assert!(!epochs.is_urgent());
         assert_eq!(epochs.fault(), None);
     }
 

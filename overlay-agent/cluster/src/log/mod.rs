@@ -23,3 +23,5 @@ pub mod wire;
 
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod tests;
