@@ -459,6 +459,7 @@ impl Cluster {
             .or_else(|| self.epochs.fault())
             .or_else(|| self.settings.check().err().map(|e| e.to_string()))
             .or_else(|| self.changes.fault(self.revision))
+            .or_else(|| (self.revision > u64::MAX / 2).then(|| "an absurd revision".into()))
     }
 }
 
