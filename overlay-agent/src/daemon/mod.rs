@@ -1,0 +1,3 @@
+//! The daemon: what holds the cluster core together with disks, sockets and clocks.
+
+pub mod store;
