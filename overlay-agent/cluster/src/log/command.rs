@@ -45,6 +45,10 @@ pub enum Command {
         tokens: Tokens,
     },
 
+    /// Moves the time of the log to the proposer's clock, however far. The proposer has compared it
+    /// with the clocks of the other managers, or an operator has.
+    ConfirmTime,
+
     /// A node joins in the role that its token opens.
     Join {
         token: TokenHash,
@@ -74,7 +78,8 @@ pub enum Command {
     Leave {
         node: NodeId,
     },
-    /// Forgets a node that left, or that the proposer sees `down`.
+    /// Forgets a node that left, or that the proposer sees `down`. Keys change with the next
+    /// rotation: a node that may be in other hands is evicted.
     Remove {
         node: NodeId,
         down: bool,

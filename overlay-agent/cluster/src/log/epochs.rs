@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 use zeroize::ZeroizeOnDrop;
 
+use super::utc::Utc;
 use crate::{id::EpochName, secret::Secret, time::Timestamp};
 
 /// The two secrets of an epoch. Both are zeroized when the epoch retires.
@@ -156,10 +157,10 @@ pub enum EpochRefusal {
     #[error("the two secrets of epoch {given:?} are the same: draw two random ones")]
     SameSecrets { given: EpochName },
     /// The interval has not passed.
-    #[error("the next rotation by schedule is due at {due:?}: `overlay keys rotate` does not wait")]
+    #[error("the next rotation by schedule is due at {due}: `overlay keys rotate` does not wait", due = Utc(*due))]
     NotDue { due: Timestamp },
     /// Deadline or grace has not passed.
-    #[error("epoch {epoch} is {wanted} at {due:?} at the earliest: wait")]
+    #[error("epoch {epoch} is {wanted} at {due} at the earliest: wait", due = Utc(*due))]
     TooEarly {
         epoch: EpochName,
         wanted: WantedPhase,

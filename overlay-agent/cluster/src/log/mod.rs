@@ -37,6 +37,7 @@ pub mod snapshot;
 pub mod state;
 pub mod subnet;
 pub mod tokens;
+pub mod utc;
 pub mod view;
 pub mod vnis;
 pub mod wire;

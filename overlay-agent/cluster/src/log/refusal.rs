@@ -10,8 +10,9 @@ use super::{
     roster::RosterRefusal,
     settings::SettingsError,
     tokens::TokenRefusal,
+    utc::Utc,
 };
-use crate::id::ClusterId;
+use crate::{id::ClusterId, time::Timestamp};
 
 /// Why a command is refused. Every manager refuses it alike, with the same words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -22,6 +23,13 @@ pub enum Refusal {
     /// A cluster begins once.
     #[error("the managers keep cluster {cluster} already: leave it first, or join it")]
     Initialised { cluster: ClusterId },
+    /// A leader's clock is wrong, or the cluster was off for long.
+    #[error(
+        "the clock of the leading manager is at {clock}, and the log at {log}, over a week before: set the clock, or confirm the time if the cluster was off for so long",
+        clock = Utc(*clock),
+        log = Utc(*log)
+    )]
+    ClockAhead { clock: Timestamp, log: Timestamp },
     #[error(transparent)]
     Roster(#[from] RosterRefusal),
     #[error(transparent)]

@@ -1,5 +1,7 @@
 //! The state of the managers, and how commands change it.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use overlay_ebpf::abi::Vni;
 use serde::{Deserialize, Serialize};
@@ -73,6 +75,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// How far a command may move the time of the log. Longer than the longest rotation interval, so
+    /// that a cluster which rotates never meets it.
+    pub const MAX_LEAP: Duration = Duration::from_secs(8 * 24 * 3600);
+
     fn new(at: Timestamp, genesis: Genesis) -> Result<(Self, Outcome), Refusal> {
         let Genesis {
             cluster: id,
@@ -161,9 +167,23 @@ impl Cluster {
         Ok(self.epochs.secrets(epoch)?)
     }
 
+    /// Whether a leader's clock is too far ahead of the log to be believed. Time never goes back, so
+    /// one wrong clock would end every schedule: nothing would be due before that time.
+    fn check_clock(&self, at: Timestamp, command: &Command) -> Result<(), Refusal> {
+        match command {
+            Command::ConfirmTime | Command::Restore { .. } => Ok(()),
+            _ if at.since(self.time) > Self::MAX_LEAP => Err(Refusal::ClockAhead {
+                clock: at,
+                log: self.time,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Every path checks all before it changes anything, and only an accepted command moves time
     /// and revision.
     fn apply(&mut self, at: Timestamp, command: Command) -> Result<Outcome, Refusal> {
+        self.check_clock(at, &command)?;
         let now = self.now(at);
         let outcome = self.decide(now, command)?;
         self.time = now;
@@ -175,6 +195,7 @@ impl Cluster {
         match command {
             Command::Initialise(_) => Err(Refusal::Initialised { cluster: self.id }),
             Command::Restore { next, tokens } => self.restore(now, next, tokens),
+            Command::ConfirmTime => Ok(Outcome::Done),
 
             Command::Join { token, applicant } => self.join(now, &token, applicant),
             Command::Renew { node, contact } => self.renew(&node, contact),

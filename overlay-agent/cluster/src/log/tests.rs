@@ -485,6 +485,17 @@ fn the_time_of_the_log_does_not_go_back() {
 }
 
 #[test]
+fn a_clock_far_ahead_is_not_believed_until_it_is_confirmed() {
+    let mut state = founded();
+    let year = 366 * 24 * 3600;
+    let command = || Command::SetSettings(Settings::default());
+    let refusal = state.apply(now(year), command()).expect_err("a leap");
+    assert!(refusal.to_string().contains("set the clock"), "{refusal}");
+    super::samples::apply(&mut state, year, Command::ConfirmTime);
+    super::samples::apply(&mut state, year, command());
+}
+
+#[test]
 fn a_snapshot_of_another_release_is_refused_in_words() {
     let mut bytes = founded().encode();
     bytes[0] = 2;

@@ -67,6 +67,10 @@ impl StoreError {
 }
 
 /// A result as openraft wants it.
+#[expect(
+    clippy::result_large_err,
+    reason = "openraft's traits give the error its size"
+)]
 pub(super) trait Raft<T> {
     fn reading(self, subject: ErrorSubject<u64>) -> Result<T, StorageError>;
 
