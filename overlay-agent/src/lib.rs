@@ -3,7 +3,7 @@
 //! Deciding and doing are apart. [`dataplane`] decides: from the [`dataplane::desired`] data plane of
 //! a node it derives the kernel [`dataplane::objects`] that must exist, and from what exists the steps
 //! that lead there; it does no I/O and reads no clock. [`kernel`] does: it observes and changes the
-//! kernel over netlink, BPF, nftables and sysctl.
+//! kernel over netlink, BPF, nftables and sysctl. [`daemon`] runs the cluster.
 
 pub mod bpf_object;
 pub mod cli;

@@ -7,5 +7,6 @@
 
 pub mod id;
 pub mod identity;
+pub mod log;
 pub mod secret;
 pub mod time;

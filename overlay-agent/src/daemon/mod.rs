@@ -1,3 +1,4 @@
-//! What the agent does as a daemon, beyond the data plane of its node.
+//! The daemon: what holds the cluster core together with disks, sockets and clocks.
 
+pub mod store;
 pub mod tls;

@@ -5,3 +5,5 @@ pub mod targets;
 
 #[path = "../../../overlay-agent/cluster/tests/identity_noise/targets.rs"]
 pub mod identity;
+#[path = "../../../overlay-agent/cluster/tests/log_noise/targets.rs"]
+pub mod log;
