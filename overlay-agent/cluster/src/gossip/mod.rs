@@ -15,3 +15,4 @@
 //! has no signature (who is up) is a hint from which no peer and no SA follows.
 
 pub mod envelope;
+pub mod record;
