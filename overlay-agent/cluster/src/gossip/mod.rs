@@ -16,3 +16,5 @@
 
 pub mod envelope;
 pub mod record;
+pub mod roster;
+pub mod store;
