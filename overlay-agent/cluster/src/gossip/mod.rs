@@ -15,6 +15,8 @@
 //! has no signature (who is up) is a hint from which no peer and no SA follows.
 
 pub mod envelope;
+pub mod limits;
+pub mod membership;
 pub mod record;
 pub mod roster;
 pub mod store;
