@@ -14,6 +14,7 @@
 //! So nothing is believed for its envelope alone. A record counts for its owner's signature, and what
 //! has no signature (who is up) is a hint from which no peer and no SA follows.
 
+pub mod anti_entropy;
 pub mod envelope;
 pub mod limits;
 pub mod membership;

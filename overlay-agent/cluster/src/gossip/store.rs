@@ -308,6 +308,13 @@ impl Store {
             .collect()
     }
 
+    /// An owner's record at a place.
+    pub fn at(&self, owner: NodeId, place: u64) -> Option<&Signed> {
+        let mut records = self.owners.get(&owner)?.records.values();
+        let held = records.find(|held| held.place == place)?;
+        Some(&held.signed)
+    }
+
     /// An owner's records at a place or after, in the order of places.
     pub fn list(&self, owner: NodeId, from: u64) -> Vec<Listed<'_>> {
         let mut list: Vec<_> = self
