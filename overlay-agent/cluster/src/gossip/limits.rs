@@ -35,6 +35,12 @@ pub const HINTS: Rate = Rate {
     burst: 4,
 };
 
+/// Anti-entropy messages answered.
+pub const ANSWERS: Rate = Rate {
+    per_second: 500,
+    burst: 2000,
+};
+
 #[derive(Debug, Clone)]
 pub struct TokenBucket {
     rate: Rate,

@@ -15,6 +15,7 @@
 //! has no signature (who is up) is a hint from which no peer and no SA follows.
 
 pub mod anti_entropy;
+pub mod engine;
 pub mod envelope;
 pub mod limits;
 pub mod membership;

@@ -48,7 +48,7 @@ pub enum OpenError {
     #[error(
         "the gossip datagram of {sender} names a start of its agent of which no signed record is known yet"
     )]
-    Boot { sender: NodeId },
+    Boot { sender: NodeId, boot: BootNonce },
     /// Seen before, or older than the replay window.
     #[error("the gossip datagram of {sender} with counter {counter} was seen before or is too old")]
     Replayed { sender: NodeId, counter: u64 },
@@ -114,7 +114,7 @@ impl Opener {
             return Err(OpenError::Epoch { sender, epoch });
         };
         if senders.boot_of(sender) != Some(boot) {
-            return Err(OpenError::Boot { sender });
+            return Err(OpenError::Boot { sender, boot });
         }
         let fresh = (boot, Window::default());
         let (_, window) = self

@@ -90,7 +90,10 @@ fn a_stranger_an_unknown_start_and_an_unknown_epoch_cost_no_key() {
     assert_eq!(open(&mut stranger), Err(OpenError::Stranger(node(2))));
     assert_eq!(
         open(&mut restarted),
-        Err(OpenError::Boot { sender: node(1) })
+        Err(OpenError::Boot {
+            sender: node(1),
+            boot: boot(2)
+        })
     );
     assert_eq!(
         open(&mut sealer),
@@ -114,7 +117,10 @@ fn a_restart_begins_a_window_and_ends_the_old_one() {
     opener.open(&new, &known).expect("a window of its own");
     assert_eq!(
         opener.open(&old, &known),
-        Err(OpenError::Boot { sender: node(1) })
+        Err(OpenError::Boot {
+            sender: node(1),
+            boot: boot(1)
+        })
     );
     assert_eq!(opener.keys(), 1);
 }
