@@ -8,4 +8,5 @@
 pub mod gossip;
 pub mod id;
 pub mod secret;
+pub mod sim;
 pub mod time;
