@@ -1,8 +1,6 @@
 //! Anti-entropy as part of a node.
 
-use std::time::Duration;
-
-use super::{Action, Gossip, timers};
+use super::{Action, Gossip};
 use crate::{
     gossip::{
         anti_entropy::{self, Ask, SyncError},
@@ -80,29 +78,22 @@ impl<R: Roster> Gossip<R> {
     /// An exchange ended, well or not at all (`None`: the peer could not be reached or broke off).
     pub fn end_sync(&mut self, now: Instant, peer: NodeId, sync: Option<Sync>) -> Vec<Action> {
         let mut actions = Vec::new();
-        let next = match &sync {
-            Some(sync) => {
-                self.plan.failures = 0;
-                self.plan.synced = true;
-                let effects = self.membership.believe_down(now, &sync.down);
-                self.settle(now, effects, &mut actions);
-                if !self.membership.is_up(peer) {
-                    let effects = self.membership.ask(now, peer);
-                    self.settle(now, effects, &mut actions);
-                }
-                match sync.learned {
-                    true => timers::SOON,
-                    false => timers::CALM,
-                }
-            }
-            None if self.plan.synced => timers::CALM / 4,
-            // Nothing works before the first exchange: try often, then less often.
-            None => {
-                self.plan.failures = (self.plan.failures + 1).min(4);
-                Duration::from_millis(500) * (1 << self.plan.failures)
-            }
+        let learned = sync.as_ref().is_some_and(|sync| sync.learned);
+        self.plan.barren = match learned {
+            true => 0,
+            false => self.plan.barren.saturating_add(1),
         };
-        let next = now + self.jittered(next);
+        if let Some(sync) = sync {
+            self.plan.synced = true;
+            let effects = self.membership.believe_down(now, &sync.down);
+            self.settle(now, effects, &mut actions);
+            if !self.membership.is_up(peer) {
+                let effects = self.membership.ask(now, peer);
+                self.settle(now, effects, &mut actions);
+            }
+        }
+        let pause = self.plan.pause();
+        let next = now + self.jittered(pause);
         self.plan.sync_by(next, None);
         actions
     }

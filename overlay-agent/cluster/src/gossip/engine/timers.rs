@@ -23,9 +23,9 @@ const BETWEEN: Duration = Duration::from_millis(50);
 const MISSING: Duration = Duration::from_secs(2);
 
 /// Anti-entropy while nothing is new.
-pub(super) const CALM: Duration = Duration::from_secs(60);
-/// After an exchange that brought something.
-pub(super) const SOON: Duration = Duration::from_millis(1500);
+const CALM: Duration = Duration::from_secs(60);
+/// After an exchange that brought something. Each that brings nothing doubles the pause.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Everything that waits for a time, beside foca's timers.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ pub(super) struct Plan {
     pub fallen: BTreeSet<NodeId>,
     /// An exchange succeeded since the start.
     pub synced: bool,
-    /// Exchanges that failed one after another.
-    pub failures: u32,
+    /// Exchanges, one after another, that brought nothing or failed.
+    pub barren: u32,
     /// This node has published all it has.
     pub complete: bool,
     /// Records of an earlier start of this node are about.
@@ -58,7 +58,7 @@ impl Plan {
             partner: None,
             fallen: BTreeSet::new(),
             synced: false,
-            failures: 0,
+            barren: 0,
             complete: false,
             remains: false,
             floor: None,
@@ -100,6 +100,11 @@ impl Plan {
             self.sync = at;
             self.partner = partner;
         }
+    }
+
+    /// Until the next exchange.
+    pub fn pause(&self) -> Duration {
+        CALM.min(SOON * (1 << self.barren.min(6)))
     }
 
     fn next(&self) -> Instant {

@@ -14,14 +14,15 @@ const ONE: NonZeroUsize = NonZeroUsize::MIN;
 /// Parameters for a roster of this many nodes.
 ///
 /// - One probe per second and node: a ping and an answer, whatever the size.
-/// - Every change is sent often enough that, with a tenth of the datagrams lost, all hear of it without
-///   waiting for anti-entropy: 4 · log₁₀(n + 1) times by each node.
+/// - Every change is sent to so many by each node that all hear of it without waiting for anti-entropy. A
+///   node is missed by all of n nodes that tell t random others each with probability e⁻ᵗ, any of n nodes
+///   with n · e⁻ᵗ: t = 9 + ln n makes that 10⁻⁴.
 /// - A suspect has time for its refutation to reach everybody.
 /// - A node that is down is asked now and then, so that a healed partition is noticed; nothing is
 ///   forgotten by time, since [`crate::gossip::roster`] says who exists.
 pub fn config(nodes: usize) -> Config {
     let magnitude = (nodes.max(9) as f64 + 1.0).log10();
-    let transmissions = (4.0 * magnitude).ceil() as u8;
+    let transmissions = (9.0 + (nodes.max(2) as f64).ln()).ceil() as u8;
     let several = ONE.saturating_add(2);
     Config {
         probe_period: Duration::from_secs(1),
