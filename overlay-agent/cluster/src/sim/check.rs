@@ -25,6 +25,8 @@ fn written(owner: NodeId, body: &Body) -> Written {
 pub(super) struct Truth {
     written: BTreeSet<Written>,
     alive: BTreeMap<(NodeId, Key), Vec<u8>>,
+    /// May say of itself what it likes.
+    liar: Option<NodeId>,
 }
 
 /// What one node saw go.
@@ -45,6 +47,12 @@ impl Truth {
         self.alive.remove(&(owner, key));
     }
 
+    #[cfg(test)]
+    pub fn distrust(&mut self, liar: NodeId) {
+        self.forget(liar);
+        self.liar = Some(liar);
+    }
+
     pub fn forget(&mut self, owner: NodeId) {
         self.alive.retain(|(of, _), _| *of != owner);
     }
@@ -52,7 +60,10 @@ impl Truth {
     /// Whether the store holds, alive, exactly what is alive.
     pub fn is_held_by(&self, store: &Store) -> bool {
         let mut held = 0;
-        store.bodies().all(|(owner, body)| {
+        let mut honest = store
+            .bodies()
+            .filter(|(owner, _)| Some(*owner) != self.liar);
+        honest.all(|(owner, body)| {
             held += 1;
             let (owner, key, bytes) = written(owner, body);
             self.alive.get(&(owner, key)) == Some(&bytes)
@@ -76,6 +87,9 @@ impl Truth {
         store: &Store,
         roster: &impl Roster,
     ) {
+        if self.liar == Some(owner) {
+            return;
+        }
         let before = memory.alive.remove(&(owner, key));
         if let Some(bytes) = before {
             memory.gone.insert((owner, key, bytes));

@@ -27,3 +27,12 @@ pub use message::{MAX_DOWN, MAX_MESSAGE, SyncError};
 
 #[cfg(test)]
 mod tests;
+
+/// A question that brings records, for tests of who lies.
+#[cfg(test)]
+pub(crate) fn brought(records: Vec<Vec<u8>>) -> Vec<u8> {
+    message::encode(&message::Question::Versions {
+        records,
+        listings: Vec::new(),
+    })
+}

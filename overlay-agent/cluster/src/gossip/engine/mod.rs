@@ -243,6 +243,15 @@ impl<R: Roster> Gossip<R> {
         actions
     }
 
+    /// Says to a few members that this node stops, so that none has to find out. Its records stay: the
+    /// roster says who belongs to the cluster.
+    pub fn leave(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let effects = self.membership.leave(now);
+        self.settle(now, effects, &mut actions);
+        actions
+    }
+
     /// Takes a datagram from the network. Whatever it is, it costs no more than a MAC check unless it was
     /// made by a member.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) -> Vec<Action> {
@@ -397,3 +406,6 @@ impl<R: Roster> Gossip<R> {
         self.store.len() + self.membership.held() + self.unsent.len() + self.addresses.len()
     }
 }
+
+#[cfg(test)]
+mod tests;
