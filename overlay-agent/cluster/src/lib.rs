@@ -5,8 +5,10 @@
 //! process, from one seed. The agent does what this crate decides.
 #![forbid(unsafe_code)]
 
+pub mod gossip;
 pub mod id;
 pub mod identity;
 pub mod log;
 pub mod secret;
+pub mod sim;
 pub mod time;
