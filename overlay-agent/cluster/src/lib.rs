@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod id;
+pub mod keys;
 pub mod secret;
 pub mod time;
