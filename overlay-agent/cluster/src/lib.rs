@@ -7,5 +7,6 @@
 
 pub mod id;
 pub mod keys;
+pub mod rotation;
 pub mod secret;
 pub mod time;
