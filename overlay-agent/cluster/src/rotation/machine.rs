@@ -410,9 +410,13 @@ impl Rotation {
     /// Time has passed.
     pub fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        while let Some((at, peer)) = self.deadlines.first().copied()
-            && at <= self.now
-        {
+        let due: Vec<_> = self
+            .deadlines
+            .iter()
+            .take_while(|(at, _)| *at <= self.now)
+            .map(|(_, peer)| *peer)
+            .collect();
+        for peer in due {
             self.with_peer(peer, 0, |_, _| {});
         }
     }

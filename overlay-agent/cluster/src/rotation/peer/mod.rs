@@ -460,6 +460,7 @@ impl Peer {
 
     /// When the peer wants attention without any input.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.settle_at, self.outbox.at].into_iter().flatten().min()
+        let speaks = self.outbox.at.filter(|_| self.node.is_some());
+        [self.settle_at, speaks].into_iter().flatten().min()
     }
 }
