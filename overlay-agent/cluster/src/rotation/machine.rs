@@ -281,7 +281,9 @@ impl Rotation {
             let known = self.peers.get(index);
             if known.is_none_or(|peer| peer.gone || peer.node.is_none()) {
                 let first_slot = rng.next_u32().to_le_bytes()[0];
-                self.with_peer(*index, first_slot, |peer, _| peer.join(member.node));
+                self.with_peer(*index, first_slot, |peer, ctx| {
+                    peer.join(member.node, ctx);
+                });
             }
         }
     }

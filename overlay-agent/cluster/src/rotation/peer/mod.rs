@@ -209,10 +209,13 @@ impl Peer {
         self.changed = true;
     }
 
-    /// The log pairs us with this node.
-    pub fn join(&mut self, node: NodeId) {
+    /// The log pairs us with this node. If it has been paired before, neither may hear the other's
+    /// record again: unless they come to talk, a message says the same.
+    pub fn join(&mut self, node: NodeId, ctx: &Context<'_>) {
         self.node = Some(node);
         self.gone = false;
+        self.outbox.news = true;
+        self.outbox.by(ctx.now + ctx.settings.resend * 4);
     }
 
     /// The log pairs us no more: nothing of it is used from here on, and nothing that it has said

@@ -95,6 +95,8 @@ pub struct Node {
     pub side: u8,
     /// Since when the agent is up and on side 0.
     pub well_since: Instant,
+    /// It does not follow the log: a node that was removed and wants to stay.
+    pub deaf: bool,
     known: HashSet<usize>,
     /// When the next call of `advance` is queued for.
     wake: Option<Instant>,
@@ -260,6 +262,7 @@ impl World {
             kernel: Kernel::default(),
             side: 0,
             well_since: self.now,
+            deaf: false,
             known: HashSet::new(),
             wake: None,
             pulls: BTreeSet::new(),
@@ -399,7 +402,7 @@ impl World {
             }
             Event::Record { to, record } => self.deliver_record(to, record),
             Event::View { to } => {
-                if self.nodes[to].side != 0 {
+                if self.nodes[to].side != 0 || self.nodes[to].deaf {
                     return;
                 }
                 let view = self.managers.view(self.nodes[to].index);
@@ -709,7 +712,10 @@ impl World {
         let related = self.managers.roster.contains_key(&sender.index)
             && self.managers.roster.contains_key(&receiver.index)
             && !self.managers.apart.contains(&pair);
-        if well(sender) && well(receiver) && related {
+        if !related {
+            return;
+        }
+        if well(sender) && well(receiver) {
             let (from, to) = (sender.index, receiver.index);
             let at = self.now;
             self.lost.push(Lost { at, from, to, why });
