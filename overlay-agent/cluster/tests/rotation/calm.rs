@@ -107,3 +107,20 @@ fn the_managers_may_be_gone_in_the_middle_of_every_step() {
         );
     }
 }
+
+#[test]
+fn a_node_that_hears_of_every_step_late_loses_nothing() {
+    for delay in [3000, 9000, 12_000, 20_000] {
+        let mut world = world(delay, 4, Weather::default());
+        world.nodes[0].log_delay = ms(delay);
+        for _ in 0..4 {
+            world.rotate();
+        }
+        assert_eq!(
+            (&world.lost[..], world.excused),
+            (&[][..], 0),
+            "{delay} ms late"
+        );
+        world.settled(ms(60_000));
+    }
+}

@@ -40,6 +40,8 @@ pub enum Change {
     Opened(Vec<KeyName>),
     /// Received no more.
     Closed(Vec<KeyName>),
+    /// Gone at the sender, so long after the last packet was sent in it.
+    Dropped(Vec<KeyName>, std::time::Duration),
 }
 
 #[derive(Debug, Default)]
@@ -126,10 +128,14 @@ impl Kernel {
         // Outbound first: the reverse of the order of installation.
         for key in unwanted.into_iter().rev() {
             state.attempted.remove(&key);
-            if let Some(slot) = state.slots.remove(&key)
-                && key.direction == Direction::In
-            {
-                changes.push(Change::Closed(slot.keys));
+            if let Some(slot) = state.slots.remove(&key) {
+                changes.extend(match (key.direction, slot.last_sent) {
+                    (Direction::In, _) => Some(Change::Closed(slot.keys)),
+                    (Direction::Out, Some(last)) => {
+                        Some(Change::Dropped(slot.keys, now.since(last)))
+                    }
+                    (Direction::Out, None) => None,
+                });
             }
             events.push((key, KernelEvent::Removed));
         }

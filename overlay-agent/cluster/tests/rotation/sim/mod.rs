@@ -45,8 +45,9 @@ pub struct Weather {
     pub gossip: (Duration, Duration),
     /// Every node compares its records with another's so often.
     pub anti_entropy: Duration,
-    /// Delay of a data packet at the most.
+    /// Delay of a data packet at the most, and of one between its mark and its encryption.
     pub packet: Duration,
+    pub stack: Duration,
     /// Time that the executor needs for an SA.
     pub per_sa: Duration,
     /// Share of new slots that the kernel refuses.
@@ -62,6 +63,7 @@ impl Default for Weather {
             gossip: (ms(20), ms(1500)),
             anti_entropy: ms(5000),
             packet: ms(200),
+            stack: ms(100),
             per_sa: Duration::from_micros(50),
             refusals: 0.0,
         }
@@ -95,6 +97,8 @@ pub struct Node {
     pub side: u8,
     /// Since when the agent is up and on side 0.
     pub well_since: Instant,
+    /// It hears of the log so much later.
+    pub log_delay: Duration,
     /// It does not follow the log: a node that was removed and wants to stay.
     pub deaf: bool,
     known: HashSet<usize>,
@@ -130,6 +134,8 @@ enum Event {
     },
     View {
         to: usize,
+        /// `None` for the log as it is when the view arrives.
+        view: Option<Box<LogView>>,
     },
     Secrets {
         to: usize,
@@ -262,6 +268,7 @@ impl World {
             kernel: Kernel::default(),
             side: 0,
             well_since: self.now,
+            log_delay: Duration::ZERO,
             deaf: false,
             known: HashSet::new(),
             wake: None,
@@ -324,7 +331,7 @@ impl World {
         node.wake = None;
         node.dies_after = None;
         let delay = self.between(self.weather.delay);
-        self.push(delay, Event::View { to: at });
+        self.push(delay, Event::View { to: at, view: None });
         self.drain(at);
     }
 
@@ -401,11 +408,12 @@ impl World {
                 }
             }
             Event::Record { to, record } => self.deliver_record(to, record),
-            Event::View { to } => {
+            Event::View { to, view } => {
                 if self.nodes[to].side != 0 || self.nodes[to].deaf {
                     return;
                 }
-                let view = self.managers.view(self.nodes[to].index);
+                let index = self.nodes[to].index;
+                let view = view.map_or_else(|| self.managers.view(index), |view| *view);
                 self.see(to, &view);
             }
             Event::Secrets { to, name, secrets } => {
@@ -515,10 +523,13 @@ impl World {
     /// The log has changed: all members within reach hear of it soon.
     pub fn announce(&mut self) {
         for to in 0..self.nodes.len() {
-            let delay = self.between(self.weather.delay);
-            self.push(delay, Event::View { to });
+            let delay = self.between(self.weather.delay) + self.nodes[to].log_delay;
+            let late = !self.nodes[to].log_delay.is_zero();
+            let view = late.then(|| Box::new(self.managers.view(self.nodes[to].index)));
             // Connections to managers are reliable: a view that a cut swallowed comes later.
-            self.push(delay + ms(1000), Event::View { to });
+            let again = view.clone();
+            self.push(delay, Event::View { to, view });
+            self.push(delay + ms(1000), Event::View { to, view: again });
         }
     }
 
@@ -550,10 +561,7 @@ impl World {
         {
             self.nodes[at].actions += 1;
             self.act(at, action);
-            if self.nodes[at]
-                .dies_after
-                .is_some_and(|last| self.nodes[at].actions >= last)
-            {
+            if self.is_to_die(at) {
                 self.kill(at);
                 return;
             }
@@ -660,12 +668,22 @@ impl World {
         for change in changes {
             self.judge(at, peer.get() as usize - 1, change);
         }
+        self.nodes[at].actions += 1;
+        if self.is_to_die(at) {
+            // Between the system call and the news of it.
+            self.kill(at);
+        }
         for (key, event) in events {
             if let Some(rotation) = &mut self.nodes[at].rotation {
                 rotation.kernel(peer, key, event, now);
             }
         }
         self.drain(at);
+    }
+
+    fn is_to_die(&self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        node.dies_after.is_some_and(|last| node.actions >= last)
     }
 
     /// Whether traffic is lost by a change of `at` towards `peer`.
@@ -675,6 +693,11 @@ impl World {
             Change::Opened(keys) => {
                 if !self.nodes[peer].kernel.opens(index, &keys) {
                     self.lose(at, peer, "sent before the receiver could receive");
+                }
+            }
+            Change::Dropped(keys, since) => {
+                if since < self.weather.stack && self.nodes[peer].kernel.opens(index, &keys) {
+                    self.lose(at, peer, "removed at the sender with packets in its stack");
                 }
             }
             Change::Closed(keys) => {
