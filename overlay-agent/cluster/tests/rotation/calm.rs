@@ -124,3 +124,29 @@ fn a_node_that_hears_of_every_step_late_loses_nothing() {
         world.settled(ms(60_000));
     }
 }
+
+#[test]
+fn a_node_that_hears_of_the_activation_after_the_old_epoch_retired_follows_its_peers() {
+    let mut world = world(1, 4, Weather::default());
+    world.nodes[0].log_delay = ms(38_000);
+    world.rotate();
+    world.run_for(ms(60_000));
+    assert_eq!((&world.lost[..], world.excused), (&[][..], 0));
+    assert_eq!(world.astray(), []);
+}
+
+#[test]
+fn slow_kernels_lose_nothing() {
+    for seed in 0..5 {
+        let weather = Weather {
+            per_sa: ms(150),
+            ..Weather::default()
+        };
+        let mut world = world(seed, 5, weather);
+        for _ in 0..4 {
+            world.rotate();
+        }
+        world.settled(ms(60_000));
+        assert_eq!((&world.lost[..], world.excused), (&[][..], 0));
+    }
+}

@@ -115,3 +115,21 @@ fn a_pair_that_parts_and_meets_within_one_epoch_never_repeats_a_key() {
         assert_eq!(world.managers.log.current.number, 1);
     }
 }
+
+#[test]
+fn slots_come_round_within_one_epoch_and_no_key_does() {
+    let mut world = world(1, 2, Weather::default());
+    let pair = (world.index(0), world.index(1));
+    for _ in 0..300 {
+        world.managers.apart.insert(pair);
+        world.managers.revision += 1;
+        world.announce();
+        world.run_for(ms(1500));
+        world.managers.apart.clear();
+        world.managers.revision += 1;
+        world.announce();
+        world.run_for(ms(2500));
+        world.settled(ms(5000));
+    }
+    assert_eq!(world.managers.log.current.number, 1);
+}

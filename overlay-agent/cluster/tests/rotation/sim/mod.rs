@@ -76,6 +76,7 @@ impl Weather {
             loss: 0.2,
             duplicates: 0.1,
             delay: (ms(1), ms(2000)),
+            per_sa: ms(20),
             ..Self::default()
         }
     }
