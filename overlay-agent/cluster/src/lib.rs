@@ -8,7 +8,9 @@
 pub mod gossip;
 pub mod id;
 pub mod identity;
+pub mod keys;
 pub mod log;
+pub mod rotation;
 pub mod secret;
 pub mod sim;
 pub mod time;
