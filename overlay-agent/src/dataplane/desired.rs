@@ -100,8 +100,10 @@ pub struct Network {
     pub encrypted: bool,
     /// Replicate broadcast and multicast to every node with an endpoint (head-end replication).
     pub replicate: bool,
-    /// Largest inner IP packet; `None` derives it from the underlay routes.
+    /// Largest inner IP packet, bytes; `None` derives it from the underlay routes.
     pub mtu: Option<u32>,
+    /// What is derived is lowered to this, so that nodes with wider paths agree with the others.
+    pub mtu_at_most: Option<u32>,
 }
 
 /// Another node.

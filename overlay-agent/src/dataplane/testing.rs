@@ -26,6 +26,7 @@ pub fn network(number: u32, encrypted: bool) -> Network {
         encrypted,
         replicate: false,
         mtu: None,
+        mtu_at_most: None,
     }
 }
 

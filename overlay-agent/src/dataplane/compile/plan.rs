@@ -277,7 +277,12 @@ impl<'a> Plan<'a> {
         let mut close = |reason: String, remedy: &str| {
             problems.push(Problem::closes(subject(), reason, remedy));
         };
-        let mtu = self.network_mtu(network, shared, network.mtu);
+        let mtu = self
+            .network_mtu(network, shared, network.mtu)
+            .map(|mtu| match network.mtu {
+                Some(_) => mtu,
+                None => mtu.map(|mtu| mtu.min(network.mtu_at_most.unwrap_or(mtu))),
+            });
         let usable = match mtu {
             Ok(usable) => usable,
             Err(_) => self.network_mtu(network, shared, None).ok().flatten(),

@@ -324,6 +324,20 @@ fn routes_reach_the_endpoint_and_go_with_the_family_that_the_mtu_takes() {
 }
 
 #[test]
+fn a_derived_mtu_is_lowered_to_the_limit_and_one_that_was_chosen_is_not() {
+    let mtu = |chosen: Option<u32>, at_most: Option<u32>| {
+        let mut desired = example();
+        let network = desired.networks.get_mut(&vni(4096)).unwrap();
+        (network.mtu, network.mtu_at_most) = (chosen, at_most);
+        compiled(&desired).objects.maps.networks[&blue()].mtu
+    };
+    assert_eq!(mtu(None, None), 1416);
+    assert_eq!(mtu(None, Some(1400)), 1400);
+    assert_eq!(mtu(None, Some(1500)), 1416);
+    assert_eq!(mtu(Some(1410), Some(1400)), 1410);
+}
+
+#[test]
 fn flood_lists_are_dense_and_local_first() {
     let mut desired = example();
     desired.networks.get_mut(&vni(4097)).unwrap().replicate = true;

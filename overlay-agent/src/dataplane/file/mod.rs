@@ -222,6 +222,7 @@ impl File {
                 encrypted: network.encrypted,
                 replicate: network.replicate,
                 mtu: network.mtu,
+                mtu_at_most: network.mtu_at_most,
             };
             if let Some(first) = networks.insert(vni, made) {
                 return Err(FileError::DuplicateVni {

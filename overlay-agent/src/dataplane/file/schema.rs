@@ -101,6 +101,8 @@ pub struct Network {
     pub replicate: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu_at_most: Option<u32>,
 }
 
 fn yes() -> bool {

@@ -1,0 +1,206 @@
+//! From what the cluster agreed on to the desired data plane of this node. It decides and does
+//! nothing: the same inputs give the same data plane.
+//!
+//! - [`claims`]: which of the endpoints that nodes tell of are believed
+//! - [`pairs`]: which nodes share a network with this one, and which of them IPsec
+//! - [`data_plane`]: all of it as the [`DataPlane`] that the reconciler makes the kernel equal to
+
+pub mod claims;
+pub mod pairs;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use overlay_cluster::{
+    id::NodeId,
+    log::{
+        member::Vteps,
+        networks::Network,
+        settings::{MtuPolicy, Settings as ClusterSettings},
+        view::{Peer as ClusterPeer, View},
+    },
+    rotation::{self, PeerSas},
+};
+use overlay_ebpf::abi::{PeerIndex, Vni};
+
+use crate::dataplane::desired::{
+    self, DataPlane, Direction, Keying, LocalEndpoint, MapSizes, Peer, RemoteEndpoint,
+    SecurityAssociation, Settings, Transmit, XdpMode,
+};
+
+use self::claims::Believed;
+
+/// What each host sets for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSettings {
+    pub xdp: XdpMode,
+    /// One drop in this many is reported to `events`; 0 reports none.
+    pub event_sample: u32,
+    pub map_sizes: MapSizes,
+}
+
+impl Default for HostSettings {
+    fn default() -> Self {
+        let Settings {
+            xdp,
+            event_sample,
+            map_sizes,
+            ..
+        } = Settings::default();
+        Self {
+            xdp,
+            event_sample,
+            map_sizes,
+        }
+    }
+}
+
+/// Why there is no data plane.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The view is of a node that it does not hold.
+    #[error("node {0} is not in the view that a manager gave it: it left or was removed")]
+    NotAMember(NodeId),
+}
+
+/// The desired data plane of the node whose view it is.
+///
+/// `local` are its endpoints; those of networks that the view lacks are left out, so they are closed.
+/// `sas` are those of the rotation: a peer without an entry has none, and encrypted networks to it
+/// are closed. The SAs of a peer that shares no encrypted network any more go with it.
+pub fn data_plane(
+    view: &View,
+    host: &HostSettings,
+    local: &[LocalEndpoint],
+    remote: &Believed,
+    sas: &BTreeMap<PeerIndex, PeerSas>,
+) -> Result<DataPlane, PlanError> {
+    let node = view
+        .peers
+        .get(&view.node)
+        .ok_or(PlanError::NotAMember(view.node))?;
+    let local: Vec<_> = local
+        .iter()
+        .filter(|endpoint| view.networks.contains_key(&endpoint.vni))
+        .cloned()
+        .collect();
+    let hosted: BTreeSet<Vni> = local.iter().map(|endpoint| endpoint.vni).collect();
+    let shared = pairs::shared(&hosted, remote);
+    let peers = shared
+        .iter()
+        .filter_map(|(id, networks)| {
+            let peer = view.peers.get(id)?;
+            let vtep = common_vtep(&node.contact.vteps, &peer.contact.vteps)?;
+            let sas = match pairs::is_encrypted(networks, &view.networks) {
+                true => sas.get(&peer.index),
+                false => None,
+            };
+            let peer = of_peer(peer, vtep, networks.clone(), sas);
+            Some((peer.index, peer))
+        })
+        .collect::<BTreeMap<PeerIndex, Peer>>();
+    let remote_endpoints = remote
+        .endpoints()
+        .filter(|(_, endpoint)| hosted.contains(&endpoint.vni))
+        .filter_map(|(owner, endpoint)| {
+            let peer = view.peers.get(owner)?.index;
+            peers.contains_key(&peer).then(|| RemoteEndpoint {
+                vni: endpoint.vni,
+                peer,
+                mac: endpoint.mac,
+                addresses: endpoint.ips.clone(),
+            })
+        })
+        .collect();
+    Ok(DataPlane {
+        node: desired::Node {
+            index: node.index,
+            name: node.name.to_string(),
+            vteps: node.contact.vteps.iter().collect(),
+        },
+        settings: settings(&view.settings, host),
+        networks: hosted
+            .iter()
+            .filter_map(|vni| Some((*vni, of_network(view.networks.get(vni)?, &view.settings))))
+            .collect(),
+        peers,
+        local_endpoints: local,
+        remote_endpoints,
+    })
+}
+
+/// The peer's address in a family that both have; IPv4 first, whose ESP keeps GSO.
+fn common_vtep(ours: &Vteps, theirs: &Vteps) -> Option<IpAddr> {
+    let v4 = ours.v4.and(theirs.v4).map(IpAddr::from);
+    v4.or(ours.v6.and(theirs.v6).map(IpAddr::from))
+}
+
+fn of_peer(
+    peer: &ClusterPeer,
+    vtep: IpAddr,
+    networks: BTreeSet<Vni>,
+    sas: Option<&PeerSas>,
+) -> Peer {
+    Peer {
+        index: peer.index,
+        name: peer.name.to_string(),
+        vtep,
+        networks,
+        transmit: sas
+            .and_then(|sas| sas.transmit)
+            .map(|rotation::Transmit { epoch, slot, lanes }| Transmit { epoch, slot, lanes }),
+        sas: sas
+            .map(|sas| sas.sas.iter().map(of_sa).collect())
+            .unwrap_or_default(),
+    }
+}
+
+fn of_sa(sa: &rotation::Sa) -> SecurityAssociation {
+    SecurityAssociation {
+        direction: match sa.direction {
+            rotation::Direction::In => Direction::In,
+            rotation::Direction::Out => Direction::Out,
+        },
+        epoch: sa.epoch,
+        slot: sa.slot,
+        lane: sa.lane,
+        sender_generation: sa.sender_generation.0,
+        receiver_generation: sa.receiver_generation.0,
+        keying: match &sa.keying {
+            rotation::Keying::Keyed(key) => Keying::Keyed(key.clone()),
+            rotation::Keying::Adopted => Keying::Adopted,
+        },
+    }
+}
+
+fn of_network(network: &Network, settings: &ClusterSettings) -> desired::Network {
+    desired::Network {
+        name: network.name.to_string(),
+        vni: network.vni,
+        encrypted: network.encrypted,
+        replicate: network.replicate,
+        mtu: network.mtu,
+        mtu_at_most: match settings.mtu {
+            MtuPolicy::Derived => None,
+            MtuPolicy::AtMost(mtu) => Some(mtu),
+        },
+    }
+}
+
+fn settings(cluster: &ClusterSettings, host: &HostSettings) -> Settings {
+    Settings {
+        port: cluster.port,
+        esp_in_udp_port: cluster.esp_in_udp_port,
+        mark: cluster.mark.layout(),
+        hard_byte_limit: cluster.hard_byte_limit,
+        xdp: host.xdp,
+        event_sample: host.event_sample,
+        map_sizes: host.map_sizes,
+        ..Settings::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
