@@ -138,8 +138,10 @@ fn sign(owner: u8, counter: u8, content: Content) -> Signed {
 /// Made once: signatures are slow and the stores are only read.
 static STORES: LazyLock<[Store; 2]> = LazyLock::new(|| [store(1, 5), store(2, 3)]);
 
+type Messages = Vec<Vec<u8>>;
+
 /// The messages of an exchange up to its third question, and the asking side before each answer.
-fn exchange() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+fn exchange() -> (Messages, Messages) {
     let [asking, answering] = &*STORES;
     let (mut ask, first) = Ask::start(id(2), true, asking);
     let (mut questions, mut answers) = (vec![first], Vec::new());
@@ -155,7 +157,7 @@ fn exchange() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     (questions, answers)
 }
 
-static EXCHANGE: LazyLock<(Vec<Vec<u8>>, Vec<Vec<u8>>)> = LazyLock::new(exchange);
+static EXCHANGE: LazyLock<(Messages, Messages)> = LazyLock::new(exchange);
 
 /// A message to the answering side.
 pub fn question(bytes: &[u8]) -> bool {

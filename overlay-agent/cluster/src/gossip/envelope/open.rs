@@ -1,4 +1,9 @@
 //! Opening: at most one MAC check per datagram, whatever its sender made of it.
+//!
+//! Authentic is a datagram for who has the epoch's secret, which every member has. A member that lies can
+//! forge another's datagrams, and with a counter far ahead end the other's window: the other's datagrams
+//! then count as too old until its next start. Its records still travel by anti-entropy, which
+//! authenticates by certificate; so the liar disturbs who is believed up, and nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 
