@@ -8,6 +8,7 @@ mod demo;
 mod load;
 mod say;
 mod setup;
+mod sim;
 mod table;
 mod test;
 mod toolchain;
@@ -50,6 +51,8 @@ enum Verb {
     /// Run all tests: host tests, then kernel tests on the running kernel and in
     /// the VM kernels
     Test(test::Arguments),
+    /// Simulate gossip with up to a thousand nodes: print the figures and plot them
+    Sim(sim::Arguments),
     /// Boot the test VM, and run a command in it or give a shell
     Vm(vm::Arguments),
 }
@@ -75,6 +78,7 @@ fn run(verb: Verb) -> Result<i32> {
         Verb::Verify(arguments) => verify::run(&workspace, &arguments).map(|()| 0),
         Verb::Demo(arguments) => demo::run(&workspace, &arguments),
         Verb::Test(arguments) => test::run(&workspace, &arguments),
+        Verb::Sim(arguments) => sim::run(&workspace, &arguments).map(|()| 0),
         Verb::Vm(arguments) => vm::run(&workspace, arguments),
     }
 }

@@ -7,3 +7,5 @@ pub mod targets;
 pub mod identity;
 #[path = "../../../overlay-agent/cluster/tests/log_noise/targets.rs"]
 pub mod log;
+#[path = "../../../overlay-agent/cluster/tests/gossip_noise/targets.rs"]
+pub mod gossip;

@@ -45,6 +45,9 @@ pub enum SyncError {
     /// Asked too often.
     #[error("too many anti-entropy messages at once: ask again later")]
     Busy,
+    /// Asked by nobody of the cluster.
+    #[error("{0} is not in the roster: anti-entropy is for members")]
+    Stranger(NodeId),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     envelope::{BootNonce, EpochId, OpenError, Opener, Sealer, Senders},
-    limits::{ANSWERS, HINTS, Limiter, TokenBucket},
+    limits::{HINTS, Limiter, TokenBucket},
     membership::{self, Effects, Hint, Identity, Membership},
     record::{Key, Signed},
     roster::Roster,
@@ -112,7 +112,8 @@ pub struct Gossip<R> {
     limiter: Limiter,
     epoch_hints: TokenBucket,
     raises: TokenBucket,
-    answers: TokenBucket,
+    /// One bucket for each member that asks.
+    answers: BTreeMap<NodeId, TokenBucket>,
     /// Addresses of members' signed records, and of how many members.
     addresses: BTreeMap<IpAddr, u32>,
     /// Own records that dissemination had no room for yet.
@@ -170,7 +171,7 @@ impl<R: Roster> Gossip<R> {
             limiter: Limiter::new(now),
             epoch_hints: TokenBucket::full(HINTS, now),
             raises: TokenBucket::full(HINTS, now),
-            answers: TokenBucket::full(ANSWERS, now),
+            answers: BTreeMap::new(),
             addresses: BTreeMap::new(),
             unsent: BTreeSet::new(),
             plan: timers::Plan::new(now),
@@ -230,6 +231,7 @@ impl<R: Roster> Gossip<R> {
             }
             self.opener.forget(node);
             self.plan.fallen.remove(&node);
+            self.answers.remove(&node);
             let effects = self.membership.remove(now, node);
             self.settle(now, effects, &mut actions);
         }

@@ -4,6 +4,7 @@ use super::{Action, Gossip};
 use crate::{
     gossip::{
         anti_entropy::{self, Ask, SyncError},
+        limits::{ANSWERS, TokenBucket},
         roster::Roster,
     },
     id::NodeId,
@@ -62,7 +63,11 @@ impl<R: Roster> Gossip<R> {
         peer: NodeId,
         message: &[u8],
     ) -> Result<(Vec<u8>, Vec<Action>), SyncError> {
-        if !self.answers.take(now) {
+        if self.roster.key_of(peer).is_none() {
+            return Err(SyncError::Stranger(peer));
+        }
+        let full = || TokenBucket::full(ANSWERS, now);
+        if !self.answers.entry(peer).or_insert_with(full).take(now) {
             return Err(SyncError::Busy);
         }
         let mut actions = Vec::new();

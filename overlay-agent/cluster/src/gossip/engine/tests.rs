@@ -5,7 +5,9 @@ use overlay_ebpf::abi::{MacAddr, Vni};
 
 use super::*;
 use crate::gossip::{
+    anti_entropy::SyncError,
     envelope::Header,
+    limits::ANSWERS,
     record::{Body, Endpoint, Node},
 };
 
@@ -254,6 +256,24 @@ fn a_node_that_lost_its_generation_goes_above_its_own_old_records() {
         other.store().get(id(1), &endpoint(2).key()),
         Some(&endpoint(2))
     );
+}
+
+#[test]
+fn anti_entropy_answers_members_and_each_of_them_only_so_often() {
+    let (mut one, mut two) = (started(1, 1), started(2, 1));
+    let (_, question) = two.start_sync(id(1));
+    let stranger = id(9);
+    let refused = one
+        .answer_sync(at(0), stranger, &question)
+        .expect_err("a stranger");
+    assert_eq!(refused, SyncError::Stranger(stranger));
+    let mut asked = |peer| {
+        (0..1000)
+            .filter(|_| one.answer_sync(at(0), peer, &question).is_ok())
+            .count()
+    };
+    assert_eq!(asked(id(2)), ANSWERS.burst as usize);
+    assert_eq!(asked(id(3)), ANSWERS.burst as usize);
 }
 
 #[test]

@@ -19,6 +19,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(10);
 /// And no more often than this.
 const BETWEEN: Duration = Duration::from_millis(50);
+/// More than two datagrams hold.
+const LONG: usize = 64;
 /// How long the signed record of a restarted member may take to arrive before it is asked for.
 const MISSING: Duration = Duration::from_secs(2);
 
@@ -140,10 +142,11 @@ impl<R: Roster> Gossip<R> {
             self.refill();
             let effects = self.membership.gossip(now);
             self.settle(now, effects, &mut actions);
-            // Own records that wait for room are not left to anti-entropy.
-            if !self.unsent.is_empty() {
-                self.plan.hurry(now);
-            }
+        }
+        // Own records that wait for room are not left to anti-entropy, and a long queue (a partition that
+        // healed renames every member) not to foca's period.
+        if !self.unsent.is_empty() || self.membership.backlog() > LONG {
+            self.plan.hurry(now);
         }
         if let Some((_, below)) = due(&mut self.plan.floor, |(at, _)| *at, now)
             && self.store.floor(self.me) < below

@@ -44,12 +44,12 @@ pub const MAX_PAYLOAD: usize = MAX_DATAGRAM - HEADER_LEN - TAG_LEN;
 const LABEL: &[u8] = b"overlay gossip datagram v1";
 
 /// Key of all datagrams of one sender's start in one epoch.
-fn datagram_key(secret: &Secret, sender: NodeId, boot: BootNonce) -> Secret {
+fn datagram_key(secret: &Secret, sender: NodeId, boot: BootNonce) -> Box<Secret> {
     let mut key = Zeroizing::new([0; Secret::LEN]);
     Hkdf::<Sha256>::new(None, secret.expose())
         .expand_multi_info(&[LABEL, sender.as_bytes(), boot.as_bytes()], &mut *key)
         .expect("one block is no longer than 255 blocks");
-    Secret::new(*key)
+    Box::new(Secret::new(*key))
 }
 
 fn cipher(key: &Secret) -> Aes256Gcm {

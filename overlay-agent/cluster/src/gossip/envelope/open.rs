@@ -1,4 +1,9 @@
 //! Opening: at most one MAC check per datagram, whatever its sender made of it.
+//!
+//! Authentic is a datagram for who has the epoch's secret, which every member has. A member that lies can
+//! forge another's datagrams, and with a counter far ahead end the other's window: the other's datagrams
+//! then count as too old until its next start. Its records still travel by anti-entropy, which
+//! authenticates by certificate; so the liar disturbs who is believed up, and nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -60,8 +65,9 @@ pub enum OpenError {
 /// The receiving side of one node.
 #[derive(Debug, Default)]
 pub struct Opener {
-    epochs: Vec<(EpochId, Secret)>,
-    keys: BTreeMap<(NodeId, EpochId), (BootNonce, Secret)>,
+    /// Boxed, as the keys are: what a container moves leaves no copy of a secret behind.
+    epochs: Vec<(EpochId, Box<Secret>)>,
+    keys: BTreeMap<(NodeId, EpochId), (BootNonce, Box<Secret>)>,
     /// Keys in the order of their making: the first in goes first.
     made: VecDeque<(NodeId, EpochId)>,
     /// One window per member, kept as long as its boot nonce is the accepted one.
@@ -73,7 +79,7 @@ impl Opener {
     pub fn accept(&mut self, epoch: EpochName, secret: &Secret) {
         let epoch = EpochId::from(epoch);
         self.retire(epoch);
-        self.epochs.push((epoch, secret.clone()));
+        self.epochs.push((epoch, Box::new(secret.clone())));
         self.epochs.sort_by_key(|(epoch, _)| *epoch);
         if self.epochs.len() > MAX_EPOCHS {
             let oldest = self.epochs[0].0;

@@ -31,7 +31,7 @@ pub enum SealError {
 pub struct Sealer {
     sender: NodeId,
     boot: BootNonce,
-    epoch: Option<(EpochId, Secret)>,
+    epoch: Option<(EpochId, Box<Secret>)>,
     counter: u64,
 }
 
