@@ -68,6 +68,31 @@ impl Cipher {
     }
 }
 
+/// What a host with udev has loaded by the processor's features, and what lets ESP keep GSO, which
+/// nothing loads by itself for Docker and for `ip xfrm`: they get the kernel's best here too.
+const MODULES: [&str; 4] = ["aesni_intel", "esp4_offload", "wireguard", "vxlan"];
+
+/// Loads what makes the ciphers fast; a kernel may have it built in, or lack it.
+pub(super) fn load_modules() {
+    for module in MODULES {
+        let _absent = command::shell("modprobe", module);
+    }
+}
+
+/// The driver that the kernel has chosen for AES-GCM in ESP, once an SA has used it.
+pub(super) fn aes_driver() -> Option<String> {
+    let known = std::fs::read_to_string("/proc/crypto").ok()?;
+    driver(&known).map(str::to_owned)
+}
+
+/// In the order of `/proc/crypto` the fields of an algorithm follow its name.
+fn driver(known: &str) -> Option<&str> {
+    let mut lines = known.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(field, value)| field.trim() == "name" && value.trim() == "rfc4106(gcm(aes))")?;
+    let (_, driver) = lines.find(|(field, _)| field.trim() == "driver")?;
+    Some(driver.trim())
+}
+
 /// An SA, but for its cipher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sa {
@@ -160,6 +185,14 @@ src 192.0.2.2 dst 192.0.2.1
 \tif_id 0x6f766c
 \tsel src 192.0.2.2/32 dst 192.0.2.1/32
 ";
+
+    #[test]
+    fn the_driver_is_the_one_of_the_algorithm() {
+        let known = "name         : gcm(aes)\ndriver       : other\n\n\
+                     name         : rfc4106(gcm(aes))\ndriver       : rfc4106-gcm-aesni\n";
+        assert_eq!(driver(known), Some("rfc4106-gcm-aesni"));
+        assert_eq!(driver("name         : gcm(aes)\n"), None);
+    }
 
     #[test]
     fn sas_are_read_with_what_distinguishes_them() {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Cipher, Competitor, Load, Rig, Sample};
+use super::{Cipher, Competitor, Load, Rig, Sample, cipher};
+
+/// Begins a line on standard error that belongs to the result.
+const NOTE: &str = "note: ";
 
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,10 +45,11 @@ pub fn traffic(options: &Traffic) -> Result<()> {
     };
     let loads: &[Load] = if loads.is_empty() { &Load::ALL } else { loads };
     let duration = Duration::from_millis(*duration);
+    cipher::load_modules();
     let mut rigs = Vec::new();
     for &competitor in wanted.iter().filter(|c| c.runs_with(*cipher)) {
         if let Some(lacking) = competitor.lacking(*cipher)? {
-            eprintln!("{} is left out: {lacking}", competitor.name());
+            eprintln!("{NOTE}{} is left out: {lacking}", competitor.name());
             continue;
         }
         let rig = Rig::build(competitor, *cipher)
@@ -56,6 +60,11 @@ pub fn traffic(options: &Traffic) -> Result<()> {
     }
     if rigs.is_empty() {
         bail!("nobody is left to compare");
+    }
+    if *cipher == Cipher::AesGcm
+        && let Some(driver) = cipher::aes_driver()
+    {
+        eprintln!("{NOTE}AES-GCM by {driver}");
     }
     for load in loads {
         for round in 0..*rounds {

@@ -66,7 +66,7 @@ impl Collector<'_> {
         if !output.status.success() {
             bail!("`{}` ended with {}", words.join(" "), output.status);
         }
-        note_left_out(&said, setting, record);
+        keep_notes(&said, setting, record);
         let kernel = command::capture(Command::new("uname").arg("-r"))?;
         finish(setting, &kernel, &words, &output.stdout)
     }
@@ -100,7 +100,7 @@ impl Collector<'_> {
             if status != 0 {
                 bail!("`{}` ended with status {status} in the VM", words.join(" "));
             }
-            note_left_out(&String::from_utf8_lossy(&err), setting, record);
+            keep_notes(&String::from_utf8_lossy(&err), setting, record);
             record.runs.push(finish(setting, &kernel, &words, &out)?);
         }
         Ok(())
@@ -137,12 +137,12 @@ impl Collector<'_> {
     }
 }
 
-/// Who could not take part is part of the result.
-fn note_left_out(said: &str, setting: Setting, record: &mut Record) {
-    for line in said.lines().filter(|line| line.contains(" is left out: ")) {
-        let line = format!("{setting}: {line}");
-        if !record.left_out.contains(&line) {
-            record.left_out.push(line);
+/// Who could not take part, and which driver encrypted, is part of the result.
+fn keep_notes(said: &str, setting: Setting, record: &mut Record) {
+    for note in said.lines().filter_map(|line| line.strip_prefix("note: ")) {
+        let note = format!("{setting}: {note}");
+        if !record.notes.contains(&note) {
+            record.notes.push(note);
         }
     }
 }

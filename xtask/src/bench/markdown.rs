@@ -32,10 +32,10 @@ pub fn page(record: &Record, name: &str, plots: &[(Setting, String)]) -> String 
     if let Some(line) = terminal::repeat_line(record) {
         text.push_str(&format!("\n{line}.\n"));
     }
-    for line in &record.left_out {
+    for line in &record.notes {
         text.push_str(&format!("\n- {line}"));
     }
-    if !record.left_out.is_empty() {
+    if !record.notes.is_empty() {
         text.push('\n');
     }
     for setting in record.settings() {

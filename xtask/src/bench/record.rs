@@ -13,8 +13,8 @@ pub struct Record {
     /// The command that made it.
     pub command: String,
     pub runs: Vec<Run>,
-    /// What was left out, and why.
-    pub left_out: Vec<String>,
+    /// Who could not take part, which driver encrypted.
+    pub notes: Vec<String>,
 }
 
 /// One pass of a setting.
@@ -46,7 +46,7 @@ impl Record {
             machine,
             command,
             runs: Vec::new(),
-            left_out: Vec::new(),
+            notes: Vec::new(),
         }
     }
 

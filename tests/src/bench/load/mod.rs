@@ -41,12 +41,16 @@ pub struct Measured {
 #[value(rename_all = "kebab-case")]
 pub enum Load {
     /// One stream of iperf3, bit/s.
+    #[value(name = "tcp-1")]
     Tcp1,
     /// Eight streams of iperf3, bit/s.
+    #[value(name = "tcp-8")]
     Tcp8,
     /// Datagrams of 64 bytes that arrive, per second.
+    #[value(name = "udp-64")]
     Udp64,
     /// Datagrams of 1,400 bytes (less where the network's MTU is smaller) that arrive, per second.
+    #[value(name = "udp-1400")]
     Udp1400,
     /// Requests of 64 bytes with an answer on one TCP connection, per second.
     TcpRoundTrip,
