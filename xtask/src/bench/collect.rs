@@ -1,10 +1,11 @@
 //! Running `overlay-bench` and reading what it prints.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 
 use super::Plan;
 use super::record::{Record, Run, Sample};
@@ -28,20 +29,27 @@ pub struct Collector<'a> {
 
 impl Collector<'_> {
     /// Adds the runs to the record, those that count instructions twice.
-    pub fn run(&self, record: &mut Record) -> Result<()> {
+    pub fn run(&self, record: &mut Record) {
         let (here, elsewhere): (Vec<Setting>, Vec<Setting>) =
             self.plan.settings.iter().partition(|s| s.is_here());
         for setting in here {
-            let run = self.here(setting, record)?;
-            record.runs.push(run);
+            match self.here(setting, record) {
+                Ok(run) => record.runs.push(run),
+                Err(error) => failed(record, &setting, &error),
+            }
         }
         let (counted, wall): (Vec<Setting>, Vec<Setting>) =
             elsewhere.into_iter().partition(|s| s.is_counted());
         let passes = if self.plan.repeat { 2 } else { 1 };
-        for _ in 0..passes {
-            self.in_guest(&counted, true, record)?;
+        for (settings, icount) in [(&counted, true)]
+            .repeat(passes)
+            .iter()
+            .chain(&[(&wall, false)])
+        {
+            if let Err(error) = self.in_guest(settings, *icount, record) {
+                failed(record, &"the VM", &error);
+            }
         }
-        self.in_guest(&wall, false, record)
     }
 
     fn here(&self, setting: Setting, record: &mut Record) -> Result<Run> {
@@ -98,7 +106,13 @@ impl Collector<'_> {
                 }
             })?;
             if status != 0 {
-                bail!("`{}` ended with status {status} in the VM", words.join(" "));
+                let line = words.join(" ");
+                failed(
+                    record,
+                    &setting,
+                    &anyhow!("`{line}` ended with status {status}"),
+                );
+                continue;
             }
             keep_notes(&String::from_utf8_lossy(&err), setting, record);
             record.runs.push(finish(setting, &kernel, &words, &out)?);
@@ -135,6 +149,12 @@ impl Collector<'_> {
         }
         words
     }
+}
+
+/// The other settings go on; the verb fails at its end.
+fn failed(record: &mut Record, what: &dyn Display, error: &Error) {
+    say::warn(format_args!("{what}: {error:#}"));
+    record.failures.push(format!("{what}: {error:#}"));
 }
 
 /// Who could not take part, and which driver encrypted, is part of the result.

@@ -32,11 +32,11 @@ pub fn page(record: &Record, name: &str, plots: &[(Setting, String)]) -> String 
     if let Some(line) = terminal::repeat_line(record) {
         text.push_str(&format!("\n{line}.\n"));
     }
-    for line in &record.notes {
-        text.push_str(&format!("\n- {line}"));
-    }
     if !record.notes.is_empty() {
-        text.push('\n');
+        text.push_str("\n## Notes\n\n");
+    }
+    for line in record.notes.iter().chain(&record.failures) {
+        text.push_str(&format!("- {line}\n"));
     }
     for setting in record.settings() {
         let Some(run) = record.first(setting) else {

@@ -15,6 +15,8 @@ pub struct Record {
     pub runs: Vec<Run>,
     /// Who could not take part, which driver encrypted.
     pub notes: Vec<String>,
+    /// What did not run to its end.
+    pub failures: Vec<String>,
 }
 
 /// One pass of a setting.
@@ -47,6 +49,7 @@ impl Record {
             command,
             runs: Vec::new(),
             notes: Vec::new(),
+            failures: Vec::new(),
         }
     }
 

@@ -15,7 +15,7 @@ pub fn render(record: &Record) -> String {
         text.push_str(&format!("\n{} (Linux {})\n", setting.title(), run.kernel));
         text.push_str(&table::render(&rows(run)));
     }
-    for line in &record.notes {
+    for line in record.notes.iter().chain(&record.failures) {
         text.push_str(&format!("\n{line}"));
     }
     if let Some(line) = repeat_line(record) {

@@ -7,13 +7,16 @@ use anyhow::Result;
 use super::{Ends, Measured};
 use crate::lab::traffic::Iperf;
 
+/// Sent where there is less than a second, the least that iperf3 knows.
+const BYTES: u64 = 16 << 20;
+
 pub(super) fn run(ends: &Ends<'_>, streams: u32, duration: Duration) -> Result<Measured> {
-    // iperf3 knows whole seconds.
-    let seconds = duration.as_millis().div_ceil(1000).max(1) as u64;
-    let result = Iperf::new(ends.client, ends.server, ends.address)
-        .seconds(seconds)
-        .options(&format!("--parallel {streams}"))
-        .run()?;
+    let iperf = Iperf::new(ends.client, ends.server, ends.address)
+        .options(&format!("--parallel {streams}"));
+    let result = match duration.as_secs() {
+        0 => iperf.bytes(BYTES).run()?,
+        seconds => iperf.seconds(seconds).run()?,
+    };
     Ok(Measured {
         value: result.bits_per_second,
         details: [("retransmits", result.retransmits as f64)].into(),
