@@ -7,7 +7,9 @@
 
 mod cipher;
 mod competitor;
+mod control;
 mod load;
+mod programs;
 mod rig;
 mod sample;
 mod traffic;
@@ -15,7 +17,9 @@ mod traffic;
 pub use self::{
     cipher::Cipher,
     competitor::Competitor,
+    control::{Control, control},
     load::{Ends, Load, Measured},
+    programs::{Growth, Programs, growth, path_costs, programs},
     rig::Rig,
     sample::Sample,
     traffic::{Traffic, traffic},

@@ -13,6 +13,12 @@ use overlay_tests::{
 enum Verb {
     /// Loads over every competitor
     Traffic(bench::Traffic),
+    /// Every program on a packet at a time
+    Programs(bench::Programs),
+    /// The same where the maps hold more and more
+    Growth(bench::Growth),
+    /// How fast the agent fills the kernel
+    Control(bench::Control),
 }
 
 fn main() -> ExitCode {
@@ -20,6 +26,9 @@ fn main() -> ExitCode {
     supervise::run("bench", Interrupt::Ends, || {
         match verb {
             Verb::Traffic(options) => bench::traffic(&options)?,
+            Verb::Programs(options) => bench::programs(&options)?,
+            Verb::Growth(options) => bench::growth(&options)?,
+            Verb::Control(options) => bench::control(&options)?,
         }
         Ok(0)
     })
