@@ -53,6 +53,23 @@ pub fn page(record: &Record, name: &str, plots: &[(Setting, String)]) -> String 
             text.push_str(&format!("\n![{}]({file})\n", setting.title()));
         }
     }
+    for report in &record.reports {
+        text.push_str(&format!(
+            "\n## {}, Linux {}{}\n\n`{}`\n",
+            report.detail.title(),
+            report.kernel,
+            if report.counted {
+                ", VM that counts instructions"
+            } else {
+                ""
+            },
+            report.command
+        ));
+        for rows in report.tables() {
+            text.push('\n');
+            text.push_str(&table(&rows));
+        }
+    }
     text
 }
 

@@ -6,6 +6,7 @@
 
 mod collect;
 mod compare;
+mod detail;
 mod machine;
 mod markdown;
 mod plot;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 
 use self::collect::Collector;
+use self::detail::Detail;
 use self::record::Record;
 use self::setting::Setting;
 use crate::workspace::{Workspace, write_if_changed};
@@ -40,6 +42,9 @@ pub struct Arguments {
     /// Only these; all by default
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SETTING")]
     only: Vec<Setting>,
+    /// What is measured besides; all by default, nothing with --only or --quick
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "DETAIL")]
+    details: Vec<Detail>,
     /// Only these loads, by the names in the table
     #[arg(long, value_delimiter = ',', value_name = "LOAD")]
     loads: Vec<String>,
@@ -97,7 +102,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(name) => (workspace.root.join("docs/benchmarks"), name.as_str()),
         None => (workspace.cache().join("bench"), "latest"),
     };
-    if !record.runs.is_empty() {
+    if !record.runs.is_empty() || !record.reports.is_empty() {
         save(&record, &directory, name)?;
     }
     if !record.failures.is_empty() {
@@ -110,6 +115,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 #[derive(Debug)]
 pub struct Plan {
     settings: Vec<Setting>,
+    details: Vec<Detail>,
     loads: Vec<String>,
     competitors: Vec<String>,
     rounds: u32,
@@ -127,6 +133,7 @@ impl Plan {
             quick,
             name: _,
             only,
+            details,
             loads,
             competitors,
             rounds,
@@ -140,7 +147,14 @@ impl Plan {
             loads = QUICK.map(str::to_owned).into();
         }
         Self {
-            settings: if only.is_empty() {
+            details: if details.is_empty() && only.is_empty() && !quick {
+                Detail::ALL.into()
+            } else {
+                details.clone()
+            },
+            settings: if !details.is_empty() && only.is_empty() {
+                Vec::new()
+            } else if only.is_empty() {
                 let all = Setting::ALL.into_iter();
                 all.filter(|setting| !quick || *setting != Setting::AesGcmWall)
                     .collect()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::detail::Report;
 use super::machine::Machine;
 use super::setting::Setting;
 use super::statistics::{self, Summary};
@@ -13,6 +14,7 @@ pub struct Record {
     /// The command that made it.
     pub command: String,
     pub runs: Vec<Run>,
+    pub reports: Vec<Report>,
     /// Who could not take part, which driver encrypted.
     pub notes: Vec<String>,
     /// What did not run to its end.
@@ -48,6 +50,7 @@ impl Record {
             machine,
             command,
             runs: Vec::new(),
+            reports: Vec::new(),
             notes: Vec::new(),
             failures: Vec::new(),
         }

@@ -15,6 +15,16 @@ pub fn render(record: &Record) -> String {
         text.push_str(&format!("\n{} (Linux {})\n", setting.title(), run.kernel));
         text.push_str(&table::render(&rows(run)));
     }
+    for report in &record.reports {
+        text.push_str(&format!(
+            "\n{} (Linux {})\n",
+            report.detail.title(),
+            report.kernel
+        ));
+        for rows in report.tables() {
+            text.push_str(&table::render(&rows));
+        }
+    }
     for line in record.notes.iter().chain(&record.failures) {
         text.push_str(&format!("\n{line}"));
     }

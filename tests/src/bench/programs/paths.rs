@@ -18,6 +18,8 @@ const ENCRYPT: u16 = 0x6f76;
 /// And of what it sent straight to the NIC.
 const PLAINTEXT: u16 = 0x6f70;
 
+/// A mark of [`overlay_ebpf::abi::MarkLayout::DEFAULT`], slot 0x12, lane 0.
+const OUR_MARK: u32 = 0x6120_00a7;
 /// An SPI of this node.
 const OWN_SPI: u32 = 0x1010;
 
@@ -134,7 +136,7 @@ pub(super) fn paths() -> Vec<Path> {
             "reentry",
             row("", program::REENTRY)
                 .packet(reentering)
-                .marked(0, ENCRYPT),
+                .marked(OUR_MARK, ENCRYPT),
         ),
         (
             "underlay_audit ESP",
