@@ -1,8 +1,10 @@
 //! Shared pieces of the end-to-end tests.
 
+pub mod bench;
 pub mod demo;
 pub mod hostile;
 pub mod lab;
+pub mod supervise;
 pub mod testrun;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Everything around the product: set-up, build, load, the test VM, tests.
 
+mod bench;
 mod bpf;
 mod bpf_linker;
 mod build;
@@ -48,6 +49,9 @@ enum Verb {
     Verify(verify::Arguments),
     /// Bring up an encrypted three-node cluster and show what is on the wire
     Demo(demo::Arguments),
+    /// Measure this project against Docker's data path, the kernel's best case,
+    /// WireGuard and the bare wire
+    Bench(bench::Arguments),
     /// Run all tests: host tests, then kernel tests on the running kernel and in
     /// the VM kernels
     Test(test::Arguments),
@@ -77,6 +81,7 @@ fn run(verb: Verb) -> Result<i32> {
         Verb::Unload => load::unload(&workspace).map(|()| 0),
         Verb::Verify(arguments) => verify::run(&workspace, &arguments).map(|()| 0),
         Verb::Demo(arguments) => demo::run(&workspace, &arguments),
+        Verb::Bench(arguments) => bench::run(&workspace, &arguments).map(|()| 0),
         Verb::Test(arguments) => test::run(&workspace, &arguments),
         Verb::Sim(arguments) => sim::run(&workspace, &arguments).map(|()| 0),
         Verb::Vm(arguments) => vm::run(&workspace, arguments),

@@ -140,6 +140,20 @@ pub const NETWORK: &[Tool] = &[
     },
 ];
 
+/// What the benchmark's competitors need besides.
+pub const BENCH: &[Tool] = &[
+    Tool {
+        probe: &["iptables"],
+        packages: &["iptables"],
+        purpose: "the rules of Docker's data path",
+    },
+    Tool {
+        probe: &["wg"],
+        packages: &["wireguard-tools"],
+        purpose: "keys and peers of WireGuard",
+    },
+];
+
 impl Tool {
     /// Whether this machine has it.
     pub fn present(&self) -> bool {
@@ -157,6 +171,7 @@ impl Tool {
 pub fn run(workspace: &Workspace) -> Result<()> {
     ensure(workspace, VM)?;
     ensure(workspace, NETWORK)?;
+    ensure(workspace, BENCH)?;
     let rust = toolchain::ensure(workspace)?;
     bpf_linker::ensure(workspace, &rust)?;
     for kernel in vm::Kernel::ALL {

@@ -4,7 +4,7 @@
 //! source names the authenticated peer. Nothing but an unfragmented UDP datagram to our port, out
 //! of an SA that the agent installed, goes further.
 
-use core::mem;
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{bindings::bpf_xfrm_state, helpers::bpf_skb_get_xfrm_state, programs::TcContext};
 use overlay_ebpf::abi::{Config, Direction, DropReason, SaDirection, SecurityAssociationKey};
@@ -15,6 +15,7 @@ use super::{
     outer::{self, Class, Outer},
     report::Drop,
     underlay_rx::HEADERS,
+    words,
 };
 
 pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
@@ -50,14 +51,15 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
 /// Another program with `CAP_NET_ADMIN` can install an SA with our `if_id` and any selector.
 #[inline(always)]
 fn check_sa(ctx: &TcContext, config: &Config, outer: &Outer) -> Result<(), DropReason> {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: an all-zero `bpf_xfrm_state` is valid.
-    let mut state: bpf_xfrm_state = unsafe { mem::zeroed() };
+    let state: &mut bpf_xfrm_state = unsafe { words::clear(&mut room) };
     // SAFETY: the context is the program's own; `state` is writable and of the size given.
     let found = unsafe {
         bpf_skb_get_xfrm_state(
             ctx.skb.skb,
             0,
-            &raw mut state,
+            ptr::from_mut(state),
             size_of::<bpf_xfrm_state>() as u32,
             0,
         )

@@ -1,5 +1,7 @@
 //! Access to packet bytes: the only place that turns packet pointers into references.
 
+use core::ptr;
+
 use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// A packet whose bytes the program can read in place.
@@ -98,11 +100,14 @@ pub fn move_words<const N: usize>(ctx: &TcContext, from: usize, to: usize) -> Op
     if start + from.max(to) + 2 * N > ctx.data_end() {
         return None;
     }
+    let (source, copy) = ((start + from) as *const u16, (start + to) as *mut u16);
     // SAFETY: as in `store_words`; both places lie before the checked end and do not overlap.
     unsafe {
-        let copy = (start + to) as *mut [u16; N];
-        *copy = *((start + from) as *const [u16; N]);
-        Some(&*copy)
+        // Word by word: as arrays LLVM makes a call of it that goes byte by byte.
+        for word in 0..N {
+            ptr::write_volatile(copy.add(word), ptr::read_volatile(source.add(word)));
+        }
+        Some(&*copy.cast())
     }
 }
 

@@ -21,6 +21,7 @@ pub mod source;
 pub mod underlay_audit;
 pub mod underlay_rx;
 pub mod underlay_rx_xdp;
+mod words;
 
 /// `TC_ACT_UNSPEC`: go on with the next program, then with the stack. `TC_ACT_OK` would end the
 /// chain and, under TCX, overwrite `tc_index`.

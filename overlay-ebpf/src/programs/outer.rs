@@ -2,8 +2,7 @@
 
 use overlay_ebpf::{
     abi::{
-        Config, Direction, DropReason, SecurityAssociationKey, VtepKey, VtepRole,
-        ids::{is_mapped, mapped},
+        Config, Direction, DropReason, SecurityAssociationKey, VtepKey, VtepRole, ids::is_mapped,
     },
     packet::{
         ethernet::ether_type,
@@ -15,7 +14,7 @@ use overlay_ebpf::{
     },
 };
 
-use super::{frame::Frame, maps, report::Drop};
+use super::{frame::Frame, maps, report::Drop, words::mapped};
 
 /// Bytes that [`classify`] reads at the most.
 pub const MAX_LEN: usize = 14 + 40 + 8 + 8;

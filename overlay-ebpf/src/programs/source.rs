@@ -1,10 +1,7 @@
 //! Anti-spoofing, for both directions: the addresses a frame claims belong to the MAC it comes from.
 
 use overlay_ebpf::{
-    abi::{
-        AddressKey, DropReason, MacAddr,
-        ids::{is_mapped, mapped},
-    },
+    abi::{AddressKey, DropReason, MacAddr, ids::is_mapped},
     packet::{
         arp::Arp,
         ethernet::ether_type,
@@ -15,7 +12,7 @@ use overlay_ebpf::{
     },
 };
 
-use super::{frame::Frame, maps};
+use super::{frame::Frame, maps, words::mapped};
 
 /// Checks the network-layer source of the frame whose payload begins at `L3`.
 ///

@@ -3,9 +3,11 @@
 #[path = "../../../overlay-ebpf/tests/noise/targets.rs"]
 pub mod targets;
 
-#[path = "../../../overlay-agent/cluster/tests/identity_noise/targets.rs"]
-pub mod identity;
-#[path = "../../../overlay-agent/cluster/tests/log_noise/targets.rs"]
-pub mod log;
 #[path = "../../../overlay-agent/cluster/tests/gossip_noise/targets.rs"]
 pub mod gossip;
+
+#[path = "../../../overlay-agent/cluster/tests/identity_noise/targets.rs"]
+pub mod identity;
+
+#[path = "../../../overlay-agent/cluster/tests/log_noise/targets.rs"]
+pub mod log;

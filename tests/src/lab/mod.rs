@@ -54,6 +54,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 pub(crate) use self::raw_socket::{bind_packet_socket, packet_socket, set_mark, set_option};
+pub(crate) use self::underlay::like_a_nic;
 pub use self::{
     addressing::{Family, mac_text},
     desired::{Desired, Endpoint, Network, Peer, RemoteEndpoint, Transmit},
@@ -333,7 +334,7 @@ impl Drop for Directory {
 }
 
 /// No two labs of any processes share it. The process id lets [`sweep`] find whose owner is gone.
-fn unique_prefix() -> String {
+pub(crate) fn unique_prefix() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{}{}-{number}", sweep::MARK, std::process::id())

@@ -29,6 +29,9 @@ pub enum Topology {
     Switch,
     /// One router: every node in a subnet of its own behind a gateway.
     Router,
+    /// Nodes 1 and 2 at the ends of one cable, with nothing between them: nothing can be captured
+    /// there either.
+    Cable,
 }
 
 /// An overlay network.
@@ -109,6 +112,11 @@ impl Spec {
 
     pub fn routed(mut self) -> Self {
         self.topology = Topology::Router;
+        self
+    }
+
+    pub fn cabled(mut self) -> Self {
+        self.topology = Topology::Cable;
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     Netns, WIRE,
@@ -38,6 +38,7 @@ impl Underlay {
                 netns.set_sysctl("net/ipv4/ip_forward", "1")?;
                 netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
             }
+            Topology::Cable => {}
         }
         Ok(Self {
             netns,
@@ -56,6 +57,9 @@ impl Underlay {
     ) -> Result<Netns> {
         let netns = Netns::new(&format!("{prefix}-n{index}"))?;
         no_duplicate_detection(&netns)?;
+        if self.topology == Topology::Cable {
+            return self.plug_in(netns, index, node, spec);
+        }
         let port = port(index);
         let mtu = spec.mtu;
         // A first name that both namespaces have free.
@@ -64,11 +68,7 @@ impl Underlay {
             netns.name()
         ))?;
         for (netns, device) in [(&self.netns, port.as_str()), (&netns, WIRE)] {
-            if !spec.offloads {
-                netns.run("ethtool", &format!("-K {device} tx off tso off gso off"))?;
-            }
-            // As a real NIC does; it also gives native XDP a queue to redirect into.
-            netns.run("ethtool", &format!("-K {device} gro on"))?;
+            like_a_nic(netns, device, spec.offloads)?;
         }
         match self.topology {
             Topology::Switch => {
@@ -95,8 +95,34 @@ impl Underlay {
                     netns.ip(&format!("route add default via {gateway}"))?;
                 }
             }
+            Topology::Cable => {}
         }
         self.nodes.push(index);
+        Ok(netns)
+    }
+
+    /// Gives the node its end of the cable. It hangs out of the first one until the second has its own.
+    fn plug_in(&mut self, netns: Netns, index: u32, node: &NodeSpec, spec: &Spec) -> Result<Netns> {
+        ensure!(index <= 2, "a cable has two ends");
+        let loose = port(2);
+        if index == 1 {
+            let mtu = spec.mtu;
+            self.netns.ip(&format!(
+                "link add {loose} mtu {mtu} type veth peer name {WIRE} mtu {mtu} netns {}",
+                netns.name()
+            ))?;
+        } else {
+            self.netns.ip(&format!(
+                "link set {loose} netns {} name {WIRE}",
+                netns.name()
+            ))?;
+        }
+        like_a_nic(&netns, WIRE, spec.offloads)?;
+        netns.ip(&format!("link set {WIRE} up"))?;
+        for family in node.families() {
+            let (ip, length) = switched_vtep(family, u8::try_from(index)?);
+            netns.ip(&format!("addr add {ip}/{length} dev {WIRE} {}", nodad(ip)))?;
+        }
         Ok(netns)
     }
 
@@ -104,7 +130,7 @@ impl Underlay {
     pub fn vtep(&self, index: u32, family: Family) -> Result<IpAddr> {
         let index = u8::try_from(index)?;
         Ok(match self.topology {
-            Topology::Switch => switched_vtep(family, index).0,
+            Topology::Switch | Topology::Cable => switched_vtep(family, index).0,
             Topology::Router => routed_vtep(family, index).0,
         })
     }
@@ -121,6 +147,16 @@ impl Underlay {
             .ip(&format!("link set {} mtu {mtu}", port(index)))
             .map(drop)
     }
+}
+
+/// Makes an end of a veth pair send what a real wire would carry.
+pub(crate) fn like_a_nic(netns: &Netns, device: &str, offloads: bool) -> Result<()> {
+    if !offloads {
+        netns.run("ethtool", &format!("-K {device} tx off tso off gso off"))?;
+    }
+    // As a real NIC does; it also gives native XDP a queue to redirect into.
+    netns.run("ethtool", &format!("-K {device} gro on"))?;
+    Ok(())
 }
 
 /// A router sends no neighbour solicitation while its link-local address is tentative

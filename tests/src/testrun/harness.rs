@@ -35,6 +35,19 @@ use super::{
 const CONFIG_SIZE: usize = size_of::<Config>();
 const PIN_ROOT: &str = "/sys/fs/bpf/overlay-testrun";
 
+/// Enough for every row.
+const SIZES: MapSizes = MapSizes {
+    networks: 16,
+    local_ports: 16,
+    endpoints: 64,
+    addresses: 128,
+    peers: 16,
+    memberships: 16,
+    flood_lists: 128,
+    sas: 16,
+    events: 1 << 16,
+};
+
 /// Ends that listen where a row says what clones must arrive.
 const LISTENING: [u32; 6] = [
     device::A + 100,
@@ -74,6 +87,15 @@ struct Ran {
     data: Vec<u8>,
     mark: u32,
     origin: u16,
+    nanoseconds: u32,
+}
+
+/// How one run for [`Harness::time`] went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timed {
+    pub verdict: u32,
+    /// Of the program alone, as the kernel measures it.
+    pub nanoseconds: u32,
 }
 
 /// Counters and records at one moment.
@@ -88,7 +110,7 @@ impl Harness {
         static HARNESS: OnceLock<Option<Mutex<Harness>>> = OnceLock::new();
         let harness = HARNESS.get_or_init(|| match Self::missing() {
             Some(_) => None,
-            None => Some(Mutex::new(Self::load().expect("the programs load"))),
+            None => Some(Mutex::new(Self::load(&SIZES).expect("the programs load"))),
         });
         harness
             .as_ref()
@@ -113,21 +135,11 @@ impl Harness {
         Some(missing)
     }
 
-    fn load() -> Result<Self, Box<dyn std::error::Error>> {
-        const SIZES: MapSizes = MapSizes {
-            networks: 16,
-            local_ports: 16,
-            endpoints: 64,
-            addresses: 128,
-            peers: 16,
-            memberships: 16,
-            flood_lists: 128,
-            sas: 16,
-            events: 1 << 16,
-        };
+    /// The programs with maps of these sizes, in a place of [`super::place::inside`].
+    pub fn load(sizes: &MapSizes) -> Result<Self, Box<dyn std::error::Error>> {
         // The thread has a mount namespace of its own: the pins end with it, the programs stay as
         // long as their descriptors.
-        let bpf = Bpf::load(Path::new(PIN_ROOT), &SIZES)?;
+        let bpf = Bpf::load(Path::new(PIN_ROOT), sizes)?;
         let open = |name| -> Result<Map, Box<dyn std::error::Error>> {
             let path = format!("{PIN_ROOT}/v{ABI_VERSION}/maps/{name}");
             Ok(Map::from_map_data(MapData::from_pin(path)?)?)
@@ -160,7 +172,7 @@ impl Harness {
     }
 
     fn hold(&mut self, row: &Row, wrong: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-        self.set(&row.world)?;
+        self.fill(&row.world)?;
         self.drain_events()?;
         let capture = match row.captured {
             Some(_) => Some(Capture::start(&LISTENING)?),
@@ -194,6 +206,7 @@ impl Harness {
             data,
             mark,
             origin,
+            nanoseconds: _,
         } = &after_run;
         let wanted = row.verdict.of(row.program);
         expect(
@@ -290,6 +303,7 @@ impl Harness {
                 data: outcome.data,
                 mark: row.mark_out,
                 origin: row.origin_out,
+                nanoseconds: outcome.nanoseconds,
             });
         }
         let mut context = SkBuff {
@@ -309,6 +323,36 @@ impl Harness {
             data: outcome.data,
             mark: outcome.context.mark,
             origin: outcome.context.cb[shim::TC_INDEX_OUT] as u16,
+            nanoseconds: outcome.nanoseconds,
+        })
+    }
+
+    /// Runs the row's packet once, in maps that hold what [`Self::fill`] put there. Without the shim,
+    /// which costs something, a row can have neither origin nor tag.
+    pub fn time(&mut self, row: &Row, with_shim: bool) -> io::Result<Timed> {
+        if with_shim || row.program == program::UNDERLAY_RX_XDP {
+            let Ran {
+                verdict,
+                nanoseconds,
+                ..
+            } = self.run(row)?;
+            return Ok(Timed {
+                verdict,
+                nanoseconds,
+            });
+        }
+        let program = self.bpf.program_mut(row.program);
+        let program =
+            program.ok_or_else(|| io::Error::other(format!("no program `{}`", row.program)))?;
+        let context = SkBuff {
+            ifindex: row.ifindex,
+            mark: row.mark,
+            ..SkBuff::zeroed()
+        };
+        let outcome = sys::test_run(descriptor(program)?, &row.packet, &context)?;
+        Ok(Timed {
+            verdict: outcome.verdict,
+            nanoseconds: outcome.nanoseconds,
         })
     }
 
@@ -330,7 +374,7 @@ impl Harness {
     }
 
     /// Makes the maps equal to the world.
-    fn set(&mut self, world: &World) -> Result<(), Box<dyn std::error::Error>> {
+    pub fn fill(&mut self, world: &World) -> Result<(), Box<dyn std::error::Error>> {
         let wanted = &world.maps;
         let bytes = wanted.config.map_or([0; CONFIG_SIZE], bytemuck::cast);
         self.config.set(0, bytes, 0)?;

@@ -172,6 +172,8 @@ pub(super) struct Outcome<C> {
     pub(super) verdict: u32,
     pub(super) data: Vec<u8>,
     pub(super) context: C,
+    /// How long it took, without the system call: the kernel's own measurement.
+    pub(super) nanoseconds: u32,
 }
 
 /// Runs a program once (net/bpf/test_run.c).
@@ -225,5 +227,6 @@ pub(super) fn test_run<C: Pod>(
         verdict: attr.retval,
         data,
         context: after,
+        nanoseconds: attr.duration,
     })
 }

@@ -11,6 +11,7 @@ use anyhow::Result;
 use super::Run;
 use super::binaries::Binary;
 use super::outcome::{Log, Outcome};
+use super::places::counts;
 use crate::say;
 use crate::vm::{self, Guest, Job, Kernel, Stream};
 
@@ -83,6 +84,7 @@ fn work(
     // Whoever receives outlives the workers.
     let tell = |task, event| drop(events.send((task, event)));
     let mut guest: Option<Guest> = None;
+    let mut counting = false;
     loop {
         let next = take(
             &mut left.lock().unwrap_or_else(PoisonError::into_inner),
@@ -91,15 +93,22 @@ fn work(
         );
         let Some(task) = next else { return };
         let (wanted, binary) = tasks[task];
-        if wanted != kernel {
+        let icount = counts(&binary.name);
+        if (wanted, icount) != (kernel, counting) {
             guest = None;
-            kernel = wanted;
+            (kernel, counting) = (wanted, icount);
         }
         tell(task, Event::Begun);
         let mut attempt = || {
             let running = match &mut guest {
                 Some(guest) => guest,
-                None => guest.insert(Guest::boot(run.workspace, &vm::Options::new(kernel))?),
+                None => {
+                    let options = vm::Options {
+                        icount,
+                        ..vm::Options::new(kernel)
+                    };
+                    guest.insert(Guest::boot(run.workspace, &options)?)
+                }
             };
             let result = running.run(&job(run, binary), &mut |stream, bytes| {
                 tell(task, Event::Output(stream, bytes.to_vec()));
@@ -130,8 +139,13 @@ fn take(left: &mut Vec<usize>, tasks: &[Task<'_>], kernel: Kernel) -> Option<usi
 fn job(run: &Run<'_>, binary: &Binary) -> Job {
     let words = std::iter::once(binary.path.to_string_lossy().into_owned())
         .chain(run.arguments.iter().cloned());
-    Job::new(words)
-        .directory(&binary.directory)
+    let job = Job::new(words);
+    let job = if counts(&binary.name) {
+        job.env("OVERLAY_COUNTED", "1")
+    } else {
+        job
+    };
+    job.directory(&binary.directory)
         .env("CARGO_MANIFEST_DIR", &binary.directory)
         .env("OVERLAY_BIN", run.overlay)
         .env("OVERLAY_LOG_OBJECT", run.workspace.log_object())

@@ -68,10 +68,18 @@ const SPREAD: [(&str, Kernel); 8] = [
 /// other helpers do the work where the families inside and outside differ.
 const ON_THE_OLDEST: &str = "plain_frames";
 
+/// Whether it runs in a guest whose time counts instructions.
+pub fn counts(name: &str) -> bool {
+    name.starts_with("counted_")
+}
+
 /// The places for a binary of this name; none if they need root.
 pub fn of(name: &str, machine: &Machine, kernels: &[Kernel], breadth: Breadth) -> Vec<Place> {
     let quick = breadth == Breadth::Quick;
     let newest = kernels.iter().max().copied().map(Place::Vm);
+    if counts(name) {
+        return newest.into_iter().filter(|_| machine.root).collect();
+    }
     let all = kernels.iter().copied().map(Place::Vm);
     let prefix = name.split('_').next().unwrap_or_default();
     if !matches!(prefix, "kernel" | "plain" | "encrypted" | "vm") {
@@ -130,6 +138,15 @@ mod tests {
     use super::*;
 
     const ALL: &[Kernel] = &Kernel::ALL;
+
+    #[test]
+    fn what_counts_instructions_runs_once_on_the_newest_vm_kernel() {
+        for breadth in [Whole, Spread, Quick] {
+            let places = of("counted_paths", &machine(true, true), ALL, breadth);
+            assert_eq!(places, [Vm(V6_12)]);
+        }
+        assert!(of("counted_paths", &machine(false, false), ALL, Whole).is_empty());
+    }
 
     fn machine(root: bool, ipsec: bool) -> Machine {
         Machine {

@@ -1,6 +1,6 @@
 //! The underlay's route to a peer: device, MACs, and how much fits.
 
-use core::mem;
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -14,6 +14,7 @@ use overlay_ebpf::{
 };
 
 use super::encapsulate::Exit;
+use crate::programs::words;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -47,8 +48,9 @@ pub fn look_up(
     peer: &Peer,
     outer_len: u16,
 ) -> Result<Exit, NoWay> {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: an all-zero parameter block is valid.
-    let mut params: FibLookup = unsafe { mem::zeroed() };
+    let params: &mut FibLookup = unsafe { words::clear(&mut room) };
     // The lookup is one for forwarding, which `ovl-in` has enabled.
     params.ifindex = config.reentry_ifindex;
     params.__bindgen_anon_1.tot_len = outer_len;
@@ -71,7 +73,7 @@ pub fn look_up(
     let found = unsafe {
         bpf_fib_lookup(
             ctx.as_ptr(),
-            &raw mut params,
+            ptr::from_mut(params),
             size_of::<FibLookup>() as i32,
             0,
         )

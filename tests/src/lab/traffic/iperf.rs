@@ -19,6 +19,7 @@ pub struct Iperf<'a> {
     address: IpAddr,
     options: Vec<String>,
     seconds: u64,
+    bytes: Option<u64>,
 }
 
 /// What the client reported.
@@ -42,11 +43,18 @@ impl<'a> Iperf<'a> {
             address,
             options: Vec::new(),
             seconds: 1,
+            bytes: None,
         }
     }
 
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.seconds = seconds;
+        self
+    }
+
+    /// Ends after so many bytes, whatever the time.
+    pub fn bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
         self
     }
 
@@ -73,8 +81,11 @@ impl<'a> Iperf<'a> {
             .arg(limit.as_secs().to_string())
             .args(["iperf3", "--json", "--client"])
             .arg(self.address.to_string())
-            .args(["--time", &self.seconds.to_string()])
             .args(&self.options);
+        match self.bytes {
+            Some(bytes) => client.args(["--bytes", &bytes.to_string()]),
+            None => client.args(["--time", &self.seconds.to_string()]),
+        };
         let output = command::run(&mut client, limit)?;
         let json: Value = serde_json::from_str(&output.stdout)
             .with_context(|| format!("iperf3 said: {}{}", output.stdout, output.stderr))?;
