@@ -75,11 +75,36 @@ impl Retry {
     fn failed(&mut self, settings: &Settings, now: Instant) {
         let wait = settings.retry * 2u32.saturating_pow(self.failures.min(16));
         self.failures += 1;
-        self.at = Some(now + wait.min(settings.resend_max));
+        self.at = Some(now + wait.min(settings.retry_max));
     }
 
     fn is_due(&self, now: Instant) -> bool {
         self.at.is_none_or(|at| at <= now)
+    }
+}
+
+/// Bounds what a peer can make this node's kernel do: so many new slots per [`Settings::retry`]. Honest
+/// peers need one per direction and epoch.
+#[derive(Debug, Default)]
+struct Budget {
+    since: Option<Instant>,
+    spent: u32,
+}
+
+impl Budget {
+    const SLOTS: u32 = 8;
+
+    /// Spends one slot, or says when there will be one.
+    fn spend(&mut self, settings: &Settings, now: Instant) -> Result<(), Instant> {
+        let over = |since: Instant| now.since(since) >= settings.retry;
+        if self.since.is_none_or(over) {
+            (self.since, self.spent) = (Some(now), 0);
+        }
+        if self.spent == Self::SLOTS {
+            return Err(self.since.map_or(now, |since| since + settings.retry));
+        }
+        self.spent += 1;
+        Ok(())
     }
 }
 
@@ -121,6 +146,7 @@ pub(super) struct Peer {
     pub slots: Slots,
     last_inbound: Slot,
     transmit: Option<Slot>,
+    budget: Budget,
     inbound_retry: Retry,
     outbound_retry: Retry,
     outbox: Outbox,
@@ -148,6 +174,7 @@ impl Peer {
             slots: Slots::default(),
             last_inbound: Slot::new(first_slot),
             transmit: None,
+            budget: Budget::default(),
             inbound_retry: Retry::default(),
             outbound_retry: Retry::default(),
             outbox: Outbox::default(),

@@ -132,6 +132,10 @@ impl Peer {
             self.changed = true;
             return;
         }
+        if let Err(at) = self.budget.spend(ctx.settings, ctx.now) {
+            self.wake(at);
+            return;
+        }
         let slot = self.slots.free_inbound(self.last_inbound, &self.their_held);
         let Some((secret, public, lanes)) = self.pair_secret(name, ctx) else {
             return;
@@ -227,6 +231,10 @@ impl Peer {
             .make_room(Direction::Out, |state| Some(state.key.slot) == sends_in)
         {
             self.changed = true;
+            return;
+        }
+        if let Err(at) = self.budget.spend(ctx.settings, ctx.now) {
+            self.wake(at);
             return;
         }
         let Some((secret, public, _)) = self.pair_secret(name, ctx) else {
