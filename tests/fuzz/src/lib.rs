@@ -2,3 +2,6 @@
 
 #[path = "../../../overlay-ebpf/tests/noise/targets.rs"]
 pub mod targets;
+
+#[path = "../../../overlay-agent/cluster/tests/rotation_noise/targets.rs"]
+pub mod rotation;
