@@ -217,7 +217,10 @@ impl Stage {
             }
             _ => self.rotation.advance(self.now),
         }
-        self.drain(a);
+        // Else several things happen before the agent comes to do what follows.
+        if kind & 0x80 == 0 {
+            self.drain(a);
+        }
     }
 
     fn drain(&mut self, mood: u8) {

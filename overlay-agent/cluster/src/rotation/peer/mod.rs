@@ -247,13 +247,14 @@ impl Peer {
 
     /// The log pairs us no more: nothing of it is used from here on, and nothing that it has said
     /// counts if it comes back.
-    pub fn leave(&mut self) {
+    pub fn leave(&mut self, ctx: &mut Context<'_>) {
+        ctx.alarms.clear(self.index);
         let slots = std::mem::take(&mut self.slots);
         let node = self.node;
         *self = Self::new(self.index, self.last_inbound.get());
         (self.slots, self.node, self.gone, self.changed) = (slots, node, true, true);
         for state in self.slots.iter_mut() {
-            state.progress = Progress::Leaving;
+            state.let_go();
         }
     }
 
@@ -276,13 +277,14 @@ impl Peer {
 
     /// Whether a message of this generation counts. A later one than before is a new agent, to which
     /// nothing applies that the one before said, but for the SAs in both kernels.
-    fn meet(&mut self, generation: Generation, ctx: &Context<'_>) -> bool {
+    fn meet(&mut self, generation: Generation, ctx: &mut Context<'_>) -> bool {
         match self.generation {
             Some(known) if generation < known => return false,
             Some(known) if generation == known => return true,
             _ => {}
         }
         self.generation = Some(generation);
+        ctx.alarms.clear(self.index);
         self.seen = None;
         self.theirs.clear();
         self.inbound_retry = Retry::default();
@@ -361,7 +363,7 @@ impl Peer {
                 if state.is_leaving() {
                     return;
                 }
-                state.progress = Progress::Leaving;
+                state.let_go();
                 retry.failed(ctx.settings, ctx.now);
                 if retry.failures == ctx.settings.failures_alarm {
                     ctx.alarms.raise(Alarm::KernelRefuses {
@@ -377,7 +379,7 @@ impl Peer {
                 if state.is_leaving() {
                     return;
                 }
-                state.progress = Progress::Leaving;
+                state.let_go();
                 self.changed = true;
                 self.tell_at_once(ctx);
             }

@@ -26,6 +26,7 @@ use crate::{
 impl Peer {
     pub fn settle(&mut self, ctx: &mut Context<'_>) {
         self.settle_at = None;
+        self.slots.sweep();
         if self.gone {
             return;
         }
@@ -45,6 +46,7 @@ impl Peer {
         }
         self.choose(ctx);
         self.retire(ctx);
+        self.slots.sweep();
     }
 
     fn wake(&mut self, at: Instant) {
@@ -220,7 +222,7 @@ impl Peer {
             // The peer has given the number to new SAs, so it has none of the old ones: what is sent
             // on those is lost already.
             if !state.is_leaving() {
-                state.progress = Progress::Leaving;
+                state.let_go();
                 self.changed = true;
             }
             return;
@@ -378,7 +380,7 @@ impl Peer {
             let drained = state.idle.map(|idle| idle + drain);
             let end = [drained, state.expires].into_iter().flatten().min();
             if unused || end.is_some_and(|end| end <= ctx.now) {
-                state.progress = Progress::Leaving;
+                state.let_go();
                 changed = true;
             } else if let Some(end) = end {
                 wake = Some(wake.map_or(end, |set: Instant| set.min(end)));
