@@ -280,14 +280,16 @@ fn what_an_earlier_agent_left_stays_until_it_is_replaced() {
     pair.run();
     let transmit = pair.nodes[0].transmit(index(1));
     let peer = &pair.nodes[0].peers[&index(1)];
+    let lanes = (0..2).map(|lane| overlay_ebpf::abi::Lane::new(lane).expect("a lane"));
     let adopted: Vec<_> = peer
         .slots
         .iter()
-        .map(|state| AdoptedSa {
+        .flat_map(|state| lanes.clone().map(move |lane| (state, lane)))
+        .map(|(state, lane)| AdoptedSa {
             direction: state.key.direction,
             epoch: state.epoch,
             slot: state.key.slot,
-            lane: overlay_ebpf::abi::Lane::new(1).expect("a lane"),
+            lane,
             sender_generation: state.sender_generation,
             receiver_generation: state.receiver_generation,
         })
@@ -333,4 +335,46 @@ fn a_message_for_another_is_refused() {
         pair.nodes[1].acknowledgement(id(7), &message, pair.now),
         Err(RotationError::UnknownPeer(id(7)))
     );
+}
+
+#[test]
+fn of_more_adopted_slots_than_can_be_the_newest_are_kept() {
+    let mut node = machine(0, 9);
+    let lane = overlay_ebpf::abi::Lane::new(0).expect("a lane");
+    let adopted: Vec<_> = (0..7)
+        .map(|slot| AdoptedSa {
+            direction: Direction::In,
+            epoch: Epoch::new(1),
+            slot: Slot::new(slot),
+            lane,
+            sender_generation: Generation(u64::from(slot)),
+            receiver_generation: Generation(1),
+        })
+        .collect();
+    node.adopt(index(1), &adopted, None);
+    let Some(Action::Apply { sas, .. }) = node.next_action() else {
+        panic!("the others go");
+    };
+    let slots: Vec<_> = sas.sas.iter().map(|sa| sa.slot.get()).collect();
+    assert_eq!(slots, [3, 4, 5, 6]);
+}
+
+#[test]
+fn a_slot_with_a_missing_lane_is_not_sent_in() {
+    let mut node = machine(0, 9);
+    let adopted = [0, 2].map(|lane| AdoptedSa {
+        direction: Direction::Out,
+        epoch: Epoch::new(1),
+        slot: Slot::new(3),
+        lane: overlay_ebpf::abi::Lane::new(lane).expect("a lane"),
+        sender_generation: Generation(1),
+        receiver_generation: Generation(1),
+    });
+    let transmit = Transmit {
+        epoch: Epoch::new(1),
+        slot: Slot::new(3),
+        lanes: 3,
+    };
+    node.adopt(index(1), &adopted, Some(transmit));
+    assert_eq!(node.transmit(index(1)), None);
 }

@@ -3,7 +3,7 @@
 mod message;
 mod settle;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use overlay_ebpf::abi::{Epoch, Lane, PeerIndex, Slot};
 
@@ -198,37 +198,51 @@ impl Peer {
                 sa.lane,
             )
         });
-        for sa in sas {
-            let key = SlotKey {
-                direction: sa.direction,
-                slot: sa.slot,
-            };
-            if let Some(state) = self.slots.get_mut(key) {
-                state.lanes = state.lanes.max(sa.lane.get() + 1);
+        let key = |sa: &AdoptedSa| SlotKey {
+            direction: sa.direction,
+            slot: sa.slot,
+        };
+        for (at, sa) in sas.iter().enumerate() {
+            if let Some(state) = self.slots.get_mut(key(sa)) {
+                if sa.lane.get() == state.lanes {
+                    state.lanes += 1;
+                } else {
+                    // The agent died between two lanes, or somebody took one.
+                    state.let_go();
+                }
                 continue;
             }
-            let order = ctx.count();
-            if self.slots.of(sa.direction).count() == Slots::MAX {
-                // More than any agent of this release leaves behind: the oldest go first, unsaid.
+            // No agent of this release leaves more than fit. Of more, the newest are kept.
+            let newer: BTreeSet<_> = sas[at..]
+                .iter()
+                .map(key)
+                .filter(|newer| newer.direction == sa.direction && *newer != key(sa))
+                .collect();
+            if newer.len() >= Slots::MAX {
                 continue;
             }
             if sa.direction == Direction::In {
                 self.last_inbound = sa.slot;
             }
             self.slots.push(SlotState {
-                key,
+                key: key(sa),
                 epoch: sa.epoch,
                 name: None,
-                lanes: sa.lane.get() + 1,
+                lanes: 1,
                 sender_generation: sa.sender_generation,
                 receiver_generation: sa.receiver_generation,
                 session: 0,
-                order,
+                order: ctx.count(),
                 progress: Progress::Ready,
                 since: ctx.now,
-                idle: (sa.direction == Direction::Out && !sends(&sa)).then_some(ctx.now),
+                idle: (sa.direction == Direction::Out && !sends(sa)).then_some(ctx.now),
                 expires: None,
             });
+            if sa.lane.get() != 0
+                && let Some(state) = self.slots.get_mut(key(sa))
+            {
+                state.let_go();
+            }
         }
         self.transmit = transmit
             .map(|transmit| transmit.slot)
