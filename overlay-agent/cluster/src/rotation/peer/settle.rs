@@ -311,6 +311,11 @@ impl Peer {
     /// Chooses the slot to send in: the active epoch before a staged one before a retiring one, and
     /// in each the newest that is installed.
     fn choose(&mut self, ctx: &mut Context<'_>) {
+        let sends = self.transmit.and_then(|slot| self.outbound(slot));
+        if !ctx.epochs.known && sends.is_some_and(SlotState::is_ready) {
+            // The agent before knew the log better than we do yet.
+            return;
+        }
         let ahead = self.their_transmit.map(|(_, epoch)| epoch);
         let best = self
             .slots
