@@ -22,7 +22,7 @@ fn main() {
         .map(|size| size.parse().expect("numbers of nodes"))
         .collect();
     println!(
-        "| nodes | weather | all staged (s) | all switched (s) | old epoch removed (s) | acknowledgements sent | their bytes | records received, bytes | digest bytes | CPU (ms) | lost | eviction (s) |"
+        "| nodes | weather | all staged (s) | all switched (s) | old epoch removed (s) | acknowledgements sent | their bytes | records received, bytes | digest bytes | wall time (ms) | lost | eviction (s) |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for size in sizes {
@@ -46,7 +46,7 @@ fn measure(size: u32, name: &str, weather: Weather) -> String {
     world.settled(Duration::from_secs(120));
     world.run_for(Duration::from_secs(20));
     world.take_traffic();
-    let (start, cpu) = (world.clock(), Instant::now());
+    let (start, wall) = (world.clock(), Instant::now());
     world.managers.request();
     world.announce();
     let end = world.now + Duration::from_secs(600);
@@ -55,7 +55,7 @@ fn measure(size: u32, name: &str, weather: Weather) -> String {
     world.settled(Duration::from_secs(60));
     let switched = world.clock();
     assert!(world.run_until(end, World::is_stable), "the rotation ends");
-    let cpu = cpu.elapsed();
+    let wall = wall.elapsed();
     let traffic = sum(&mut world);
     let staged = step(&world, start, |step| matches!(step, Decision::Stage { .. }));
     let activated = step(&world, start, |step| *step == Decision::Activate);
@@ -73,7 +73,7 @@ fn measure(size: u32, name: &str, weather: Weather) -> String {
         per(traffic.acknowledgement_bytes),
         per(traffic.record_bytes) * u64::from(size - 1),
         per(traffic.digest_bytes),
-        cpu.as_secs_f64() * 1000.0 / f64::from(size),
+        wall.as_secs_f64() * 1000.0 / f64::from(size),
         evict(&mut world).as_secs_f64(),
     )
 }
