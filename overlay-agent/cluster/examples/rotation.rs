@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use overlay_cluster::{
     rotation::{
         Settings,
-        schedule::{Decision, Timing},
+        schedule::{Decision, Phase, Timing},
     },
     time::Timestamp,
 };
@@ -22,9 +22,9 @@ fn main() {
         .map(|size| size.parse().expect("numbers of nodes"))
         .collect();
     println!(
-        "| nodes | weather | all staged (s) | whole rotation (s) | acknowledgements sent | their bytes | records received, bytes | digest bytes | CPU (ms) | lost | eviction (s) |"
+        "| nodes | weather | all staged (s) | all switched (s) | old epoch removed (s) | acknowledgements sent | their bytes | records received, bytes | digest bytes | wall time (ms) | lost | eviction (s) |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for size in sizes {
         for (name, weather) in [("good", Weather::default()), ("5 % lost", lossy())] {
             println!("{}", measure(size, name, weather));
@@ -46,25 +46,34 @@ fn measure(size: u32, name: &str, weather: Weather) -> String {
     world.settled(Duration::from_secs(120));
     world.run_for(Duration::from_secs(20));
     world.take_traffic();
-    let (start, cpu) = (world.clock(), Instant::now());
-    world.rotate();
-    let cpu = cpu.elapsed();
+    let (start, wall) = (world.clock(), Instant::now());
+    world.managers.request();
+    world.announce();
+    let end = world.now + Duration::from_secs(600);
+    let active = |world: &World| matches!(world.managers.log.phase, Phase::Activated { .. });
+    assert!(world.run_until(end, active), "the epoch is activated");
+    world.settled(Duration::from_secs(60));
+    let switched = world.clock();
+    assert!(world.run_until(end, World::is_stable), "the rotation ends");
+    let wall = wall.elapsed();
     let traffic = sum(&mut world);
     let staged = step(&world, start, |step| matches!(step, Decision::Stage { .. }));
     let activated = step(&world, start, |step| *step == Decision::Activate);
+    let retired = step(&world, start, |step| *step == Decision::Retire);
     let finished = step(&world, start, |step| *step == Decision::Finish);
     assert!(world.astray().is_empty(), "all pairs are in the new epoch");
     let lost = world.lost.len() + world.excused;
     let per = |count: u64| count / u64::from(size);
     format!(
-        "| {size} | {name} | {:.1} | {:.1} | {} | {} | {} | {} | {:.1} | {lost} | {:.2} |",
+        "| {size} | {name} | {:.1} | {:.1} | {:.1} | {} | {} | {} | {} | {:.1} | {lost} | {:.2} |",
         activated.since(staged).as_secs_f64(),
-        finished.since(staged).as_secs_f64(),
+        switched.since(activated).as_secs_f64(),
+        finished.since(retired).as_secs_f64(),
         per(traffic.acknowledgements),
         per(traffic.acknowledgement_bytes),
         per(traffic.record_bytes) * u64::from(size - 1),
         per(traffic.digest_bytes),
-        cpu.as_secs_f64() * 1000.0 / f64::from(size),
+        wall.as_secs_f64() * 1000.0 / f64::from(size),
         evict(&mut world).as_secs_f64(),
     )
 }

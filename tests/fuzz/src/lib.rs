@@ -11,3 +11,6 @@ pub mod identity;
 
 #[path = "../../../overlay-agent/cluster/tests/log_noise/targets.rs"]
 pub mod log;
+
+#[path = "../../../overlay-agent/cluster/tests/rotation_noise/targets.rs"]
+pub mod rotation;

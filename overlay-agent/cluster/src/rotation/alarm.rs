@@ -9,7 +9,7 @@ use crate::{
 
 use super::sa::Direction;
 
-/// Each is raised once until it is cleared by a new start.
+/// Each kind is raised once per peer, until the peer has a new agent, or else until this agent ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Alarm {
     /// A record with our identity and our generation or a later one, but not our key.
@@ -62,4 +62,21 @@ pub enum Alarm {
         "this node was removed from the cluster: its encrypted networks are closed; join again"
     )]
     Evicted,
+}
+
+impl Alarm {
+    /// The peer with which something is wrong.
+    pub const fn peer(&self) -> Option<PeerIndex> {
+        match self {
+            Self::PeerCloned { peer, .. }
+            | Self::BrokenKey { peer, .. }
+            | Self::KernelRefuses { peer, .. } => Some(*peer),
+            Self::Cloned { .. }
+            | Self::GenerationBehind { .. }
+            | Self::OldIncarnation { .. }
+            | Self::TwoSecrets { .. }
+            | Self::TooManyEpochs(_)
+            | Self::Evicted => None,
+        }
+    }
 }

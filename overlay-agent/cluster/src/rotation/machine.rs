@@ -189,7 +189,7 @@ impl Rotation {
         self.publish.clear();
         let all: Vec<_> = self.peers.keys().copied().collect();
         for peer in all {
-            self.with_peer(peer, 0, |peer, _| peer.leave());
+            self.with_peer(peer, 0, |peer, ctx| peer.leave(ctx));
         }
     }
 
@@ -275,7 +275,7 @@ impl Rotation {
             .map(|peer| peer.index)
             .collect();
         for peer in gone {
-            self.with_peer(peer, 0, |peer, _| peer.leave());
+            self.with_peer(peer, 0, |peer, ctx| peer.leave(ctx));
         }
         for (index, member) in &view.peers {
             let known = self.peers.get(index);
@@ -626,3 +626,6 @@ impl Rotation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

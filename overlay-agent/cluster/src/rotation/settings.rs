@@ -15,9 +15,10 @@ pub struct Settings {
     /// First wait before an acknowledgement is sent again; it doubles up to [`Self::resend_max`].
     pub resend: Duration,
     pub resend_max: Duration,
-    /// Wait before an SA is staged again that the kernel refused; it doubles up to
-    /// [`Self::resend_max`].
+    /// Wait before an SA is made again that the kernel refused; it doubles up to
+    /// [`Self::retry_max`].
     pub retry: Duration,
+    pub retry_max: Duration,
     /// Refusals in a row after which a human is called.
     pub failures_alarm: u32,
     /// At most one digest in this time, and one at least in ten times of it while an epoch changes.
@@ -38,6 +39,7 @@ impl Default for Settings {
             resend: Duration::from_millis(500),
             resend_max: Duration::from_secs(60),
             retry: Duration::from_secs(1),
+            retry_max: Duration::from_secs(10),
             failures_alarm: 5,
             digest: Duration::from_millis(500),
             sequence_limit: 1 << 63,

@@ -24,6 +24,8 @@ pub(super) enum Progress {
     Ready,
     /// Not desired any more; the number is free once the executor has removed it.
     Leaving,
+    /// Given up before the executor heard of it: nobody will report that it is gone.
+    Void,
 }
 
 /// The SAs of one slot and direction.
@@ -51,7 +53,15 @@ pub(super) struct SlotState {
 
 impl SlotState {
     pub fn is_leaving(&self) -> bool {
-        self.progress == Progress::Leaving
+        matches!(self.progress, Progress::Leaving | Progress::Void)
+    }
+
+    /// Desired no more. Keys that were not handed out are gone with this.
+    pub fn let_go(&mut self) {
+        self.progress = match self.progress {
+            Progress::New(_) | Progress::Void => Progress::Void,
+            Progress::HandedOut | Progress::Ready | Progress::Leaving => Progress::Leaving,
+        };
     }
 
     pub fn is_ready(&self) -> bool {
@@ -119,9 +129,14 @@ impl Slots {
                 .filter(|state| !needed(state))
                 .min_by_key(|state| state.order)
         {
-            oldest.progress = Progress::Leaving;
+            oldest.let_go();
         }
         false
+    }
+
+    /// Forgets what was given up before anyone heard of it.
+    pub fn sweep(&mut self) {
+        self.0.retain(|state| state.progress != Progress::Void);
     }
 
     pub fn push(&mut self, state: SlotState) {

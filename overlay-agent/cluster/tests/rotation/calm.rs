@@ -150,3 +150,18 @@ fn slow_kernels_lose_nothing() {
         assert_eq!((&world.lost[..], world.excused), (&[][..], 0));
     }
 }
+
+#[test]
+fn a_rotation_costs_two_short_messages_per_peer() {
+    let mut world = world(1, 20, Weather::default());
+    world.run_for(ms(20_000));
+    world.take_traffic();
+    world.rotate();
+    for (peer, sent) in world.take_traffic() {
+        assert!(sent.acknowledgements <= 19 * 5 / 2, "{peer}: {sent:?}");
+        assert!(sent.acknowledgement_bytes <= 19 * 600, "{peer}: {sent:?}");
+        assert!(sent.digest_bytes <= 4000, "{peer}: {sent:?}");
+        assert!(sent.record_bytes <= 100, "{peer}: {sent:?}");
+        assert!(sent.digests <= 60, "{peer}: {sent:?}");
+    }
+}

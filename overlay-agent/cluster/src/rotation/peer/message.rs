@@ -85,6 +85,8 @@ impl Peer {
         theirs.offer = state.staged;
         if let Some(refused) = state.refused
             && refused.receiver_generation == ctx.generation
+            // Nobody can have met a session that is still to come.
+            && refused.session <= *ctx.counter
         {
             theirs.refused_by_them = refused.session;
         }

@@ -3,7 +3,7 @@
 mod message;
 mod settle;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use overlay_ebpf::abi::{Epoch, Lane, PeerIndex, Slot};
 
@@ -75,11 +75,36 @@ impl Retry {
     fn failed(&mut self, settings: &Settings, now: Instant) {
         let wait = settings.retry * 2u32.saturating_pow(self.failures.min(16));
         self.failures += 1;
-        self.at = Some(now + wait.min(settings.resend_max));
+        self.at = Some(now + wait.min(settings.retry_max));
     }
 
     fn is_due(&self, now: Instant) -> bool {
         self.at.is_none_or(|at| at <= now)
+    }
+}
+
+/// Bounds what a peer can make this node's kernel do: so many new slots per [`Settings::retry`]. Honest
+/// peers need one per direction and epoch.
+#[derive(Debug, Default)]
+struct Budget {
+    since: Option<Instant>,
+    spent: u32,
+}
+
+impl Budget {
+    const SLOTS: u32 = 8;
+
+    /// Spends one slot, or says when there will be one.
+    fn spend(&mut self, settings: &Settings, now: Instant) -> Result<(), Instant> {
+        let over = |since: Instant| now.since(since) >= settings.retry;
+        if self.since.is_none_or(over) {
+            (self.since, self.spent) = (Some(now), 0);
+        }
+        if self.spent == Self::SLOTS {
+            return Err(self.since.map_or(now, |since| since + settings.retry));
+        }
+        self.spent += 1;
+        Ok(())
     }
 }
 
@@ -121,6 +146,7 @@ pub(super) struct Peer {
     pub slots: Slots,
     last_inbound: Slot,
     transmit: Option<Slot>,
+    budget: Budget,
     inbound_retry: Retry,
     outbound_retry: Retry,
     outbox: Outbox,
@@ -148,6 +174,7 @@ impl Peer {
             slots: Slots::default(),
             last_inbound: Slot::new(first_slot),
             transmit: None,
+            budget: Budget::default(),
             inbound_retry: Retry::default(),
             outbound_retry: Retry::default(),
             outbox: Outbox::default(),
@@ -171,37 +198,51 @@ impl Peer {
                 sa.lane,
             )
         });
-        for sa in sas {
-            let key = SlotKey {
-                direction: sa.direction,
-                slot: sa.slot,
-            };
-            if let Some(state) = self.slots.get_mut(key) {
-                state.lanes = state.lanes.max(sa.lane.get() + 1);
+        let key = |sa: &AdoptedSa| SlotKey {
+            direction: sa.direction,
+            slot: sa.slot,
+        };
+        for (at, sa) in sas.iter().enumerate() {
+            if let Some(state) = self.slots.get_mut(key(sa)) {
+                if sa.lane.get() == state.lanes {
+                    state.lanes += 1;
+                } else {
+                    // The agent died between two lanes, or somebody took one.
+                    state.let_go();
+                }
                 continue;
             }
-            let order = ctx.count();
-            if self.slots.of(sa.direction).count() == Slots::MAX {
-                // More than any agent of this release leaves behind: the oldest go first, unsaid.
+            // No agent of this release leaves more than fit. Of more, the newest are kept.
+            let newer: BTreeSet<_> = sas[at..]
+                .iter()
+                .map(key)
+                .filter(|newer| newer.direction == sa.direction && *newer != key(sa))
+                .collect();
+            if newer.len() >= Slots::MAX {
                 continue;
             }
             if sa.direction == Direction::In {
                 self.last_inbound = sa.slot;
             }
             self.slots.push(SlotState {
-                key,
+                key: key(sa),
                 epoch: sa.epoch,
                 name: None,
-                lanes: sa.lane.get() + 1,
+                lanes: 1,
                 sender_generation: sa.sender_generation,
                 receiver_generation: sa.receiver_generation,
                 session: 0,
-                order,
+                order: ctx.count(),
                 progress: Progress::Ready,
                 since: ctx.now,
-                idle: (sa.direction == Direction::Out && !sends(&sa)).then_some(ctx.now),
+                idle: (sa.direction == Direction::Out && !sends(sa)).then_some(ctx.now),
                 expires: None,
             });
+            if sa.lane.get() != 0
+                && let Some(state) = self.slots.get_mut(key(sa))
+            {
+                state.let_go();
+            }
         }
         self.transmit = transmit
             .map(|transmit| transmit.slot)
@@ -220,13 +261,14 @@ impl Peer {
 
     /// The log pairs us no more: nothing of it is used from here on, and nothing that it has said
     /// counts if it comes back.
-    pub fn leave(&mut self) {
+    pub fn leave(&mut self, ctx: &mut Context<'_>) {
+        ctx.alarms.clear(self.index);
         let slots = std::mem::take(&mut self.slots);
         let node = self.node;
         *self = Self::new(self.index, self.last_inbound.get());
         (self.slots, self.node, self.gone, self.changed) = (slots, node, true, true);
         for state in self.slots.iter_mut() {
-            state.progress = Progress::Leaving;
+            state.let_go();
         }
     }
 
@@ -249,13 +291,14 @@ impl Peer {
 
     /// Whether a message of this generation counts. A later one than before is a new agent, to which
     /// nothing applies that the one before said, but for the SAs in both kernels.
-    fn meet(&mut self, generation: Generation, ctx: &Context<'_>) -> bool {
+    fn meet(&mut self, generation: Generation, ctx: &mut Context<'_>) -> bool {
         match self.generation {
             Some(known) if generation < known => return false,
             Some(known) if generation == known => return true,
             _ => {}
         }
         self.generation = Some(generation);
+        ctx.alarms.clear(self.index);
         self.seen = None;
         self.theirs.clear();
         self.inbound_retry = Retry::default();
@@ -334,7 +377,7 @@ impl Peer {
                 if state.is_leaving() {
                     return;
                 }
-                state.progress = Progress::Leaving;
+                state.let_go();
                 retry.failed(ctx.settings, ctx.now);
                 if retry.failures == ctx.settings.failures_alarm {
                     ctx.alarms.raise(Alarm::KernelRefuses {
@@ -350,7 +393,7 @@ impl Peer {
                 if state.is_leaving() {
                     return;
                 }
-                state.progress = Progress::Leaving;
+                state.let_go();
                 self.changed = true;
                 self.tell_at_once(ctx);
             }

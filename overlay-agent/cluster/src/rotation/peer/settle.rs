@@ -26,6 +26,7 @@ use crate::{
 impl Peer {
     pub fn settle(&mut self, ctx: &mut Context<'_>) {
         self.settle_at = None;
+        self.slots.sweep();
         if self.gone {
             return;
         }
@@ -45,6 +46,7 @@ impl Peer {
         }
         self.choose(ctx);
         self.retire(ctx);
+        self.slots.sweep();
     }
 
     fn wake(&mut self, at: Instant) {
@@ -132,6 +134,10 @@ impl Peer {
             self.changed = true;
             return;
         }
+        if let Err(at) = self.budget.spend(ctx.settings, ctx.now) {
+            self.wake(at);
+            return;
+        }
         let slot = self.slots.free_inbound(self.last_inbound, &self.their_held);
         let Some((secret, public, lanes)) = self.pair_secret(name, ctx) else {
             return;
@@ -216,7 +222,7 @@ impl Peer {
             // The peer has given the number to new SAs, so it has none of the old ones: what is sent
             // on those is lost already.
             if !state.is_leaving() {
-                state.progress = Progress::Leaving;
+                state.let_go();
                 self.changed = true;
             }
             return;
@@ -227,6 +233,10 @@ impl Peer {
             .make_room(Direction::Out, |state| Some(state.key.slot) == sends_in)
         {
             self.changed = true;
+            return;
+        }
+        if let Err(at) = self.budget.spend(ctx.settings, ctx.now) {
+            self.wake(at);
             return;
         }
         let Some((secret, public, _)) = self.pair_secret(name, ctx) else {
@@ -301,6 +311,11 @@ impl Peer {
     /// Chooses the slot to send in: the active epoch before a staged one before a retiring one, and
     /// in each the newest that is installed.
     fn choose(&mut self, ctx: &mut Context<'_>) {
+        let sends = self.transmit.and_then(|slot| self.outbound(slot));
+        if !ctx.epochs.known && sends.is_some_and(SlotState::is_ready) {
+            // The agent before knew the log better than we do yet.
+            return;
+        }
         let ahead = self.their_transmit.map(|(_, epoch)| epoch);
         let best = self
             .slots
@@ -370,7 +385,7 @@ impl Peer {
             let drained = state.idle.map(|idle| idle + drain);
             let end = [drained, state.expires].into_iter().flatten().min();
             if unused || end.is_some_and(|end| end <= ctx.now) {
-                state.progress = Progress::Leaving;
+                state.let_go();
                 changed = true;
             } else if let Some(end) = end {
                 wake = Some(wake.map_or(end, |set: Instant| set.min(end)));

@@ -646,7 +646,7 @@ impl World {
             }
         }
         // Kernels differ: slow ones show who counts on the speed of another.
-        let per_sa = self.weather.per_sa / if at % 2 == 0 { 1 } else { 10 };
+        let per_sa = self.weather.per_sa / if at.is_multiple_of(2) { 1 } else { 10 };
         let node = &mut self.nodes[at];
         node.kernel.busy = node.kernel.busy.max(self.now) + per_sa * (new + 1);
         let (generation, after) = (node.generation, node.kernel.busy.since(self.now));
