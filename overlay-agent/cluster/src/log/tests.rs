@@ -496,6 +496,52 @@ fn a_clock_far_ahead_is_not_believed_until_it_is_confirmed() {
 }
 
 #[test]
+fn after_a_restored_backup_nodes_claim_what_they_hold_before_others_lease_it() {
+    let mut state = founded();
+    super::samples::join(&mut state, 2);
+    super::samples::apply(
+        &mut state,
+        0,
+        Command::CreateNetwork(network("a", "10.0.0.0/24")),
+    );
+    let vni = the_network(state.cluster().expect("a cluster"), 0);
+    let mut restored = state.clone();
+    let lease = |n| Command::LeaseBlock {
+        network: vni,
+        node: node(n),
+        family: Family::V4,
+        known: 0,
+    };
+    let Outcome::Leased { blocks: lost } = super::samples::apply(&mut state, 0, lease(1)) else {
+        panic!("a lease");
+    };
+    let next = Command::Restore {
+        next: epoch(1, 2),
+        tokens: tokens(5),
+    };
+    super::samples::apply(&mut restored, 0, next);
+    let refusal = restored.apply(now(1), lease(2)).expect_err("too early");
+    assert!(refusal.to_string().contains("claim"), "{refusal}");
+    let drain = Command::SetAvailability {
+        node: node(1),
+        availability: Availability::Drain,
+    };
+    super::samples::apply(&mut restored, 1, drain);
+    let claim = Command::ClaimBlock {
+        network: vni,
+        node: node(1),
+        block: lost[0],
+    };
+    super::samples::apply(&mut restored, 1, claim);
+    let expected = epoch(0, 1).name;
+    super::samples::apply(&mut restored, 61, Command::RetireEpoch { expected });
+    let Outcome::Leased { blocks } = super::samples::apply(&mut restored, 61, lease(2)) else {
+        panic!("a lease");
+    };
+    assert_ne!(blocks, lost);
+}
+
+#[test]
 fn a_snapshot_of_another_release_is_refused_in_words() {
     let mut bytes = founded().encode();
     bytes[0] = 2;
