@@ -39,7 +39,8 @@ pub enum Command {
     /// The first command, and only that.
     Initialise(Box<Genesis>),
     /// After a backup was restored: the next incarnation. Tokens are new, because old ones may have
-    /// been rotated since the backup. Nodes evicted since are members again: evict them again.
+    /// been rotated since the backup. Nodes evicted since are members again: evict them again. Nodes
+    /// claim the blocks that they hold before the older incarnation's epoch is retired.
     Restore {
         next: NewEpoch,
         tokens: Tokens,

@@ -291,6 +291,19 @@ impl Epochs {
         &self.policy
     }
 
+    /// The epoch of the incarnation before a restored backup, until it has retired: so long nodes
+    /// learn of the new one, and tell what they hold.
+    pub fn restoring(&self) -> Option<EpochName> {
+        match self.phase {
+            Phase::Activated { retiring, .. }
+                if retiring.incarnation != self.current.incarnation =>
+            {
+                Some(retiring)
+            }
+            Phase::Stable | Phase::Staging { .. } | Phase::Activated { .. } => None,
+        }
+    }
+
     /// When the last rotation began.
     pub const fn rotated(&self) -> Timestamp {
         self.rotated

@@ -12,7 +12,10 @@ use super::{
     tokens::TokenRefusal,
     utc::Utc,
 };
-use crate::{id::ClusterId, time::Timestamp};
+use crate::{
+    id::{ClusterId, EpochName},
+    time::Timestamp,
+};
 
 /// Why a command is refused. Every manager refuses it alike, with the same words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -50,6 +53,11 @@ pub enum Refusal {
         name: NodeName,
         network: NetworkName,
     },
+    /// After a restored backup nodes claim first what they hold, which the backup may not know.
+    #[error(
+        "the managers' state was restored, and nodes claim the addresses that they hold: new blocks are leased when epoch {epoch:?} has retired"
+    )]
+    Restoring { epoch: EpochName },
     /// Endpoints would be where a rule forbids them.
     #[error(
         "node {name} holds addresses of a network that the labels exclude ({broken}): detach its endpoints first"

@@ -408,8 +408,8 @@ impl Cluster {
         self.changed(Change::Network(vni));
     }
 
-    /// The network, if the node may host endpoints of it.
-    fn host(&self, vni: Vni, node: &NodeId) -> Result<&Network, Refusal> {
+    /// Whether the node may have addresses for new endpoints of the network.
+    fn check_takes_endpoints(&self, vni: Vni, node: &NodeId) -> Result<(), Refusal> {
         let member = self.roster.present(node)?;
         let network = self.networks.get(vni)?;
         if member.availability == Availability::Drain {
@@ -418,6 +418,13 @@ impl Cluster {
                 network: network.name.clone(),
             });
         }
+        Ok(())
+    }
+
+    /// The network, if the node may host endpoints of it.
+    fn host(&self, vni: Vni, node: &NodeId) -> Result<&Network, Refusal> {
+        let member = self.roster.present(node)?;
+        let network = self.networks.get(vni)?;
         network
             .may_host(&member.labels)
             .map_err(|refusal| Refusal::Network(refusal.into()))?;
@@ -431,7 +438,11 @@ impl Cluster {
         family: Family,
         known: u32,
     ) -> Result<Outcome, Refusal> {
+        self.check_takes_endpoints(vni, node)?;
         self.host(vni, node)?;
+        if let Some(epoch) = self.epochs.restoring() {
+            return Err(Refusal::Restoring { epoch });
+        }
         let network = self.networks.get(vni)?;
         let blocks = self.blocks.lease(network, node, family, known)?;
         self.changed(Change::Blocks(*node));
@@ -439,6 +450,10 @@ impl Cluster {
     }
 
     fn claim_block(&mut self, vni: Vni, node: &NodeId, block: IpNet) -> Result<Outcome, Refusal> {
+        // A block is what the node held before a restored backup: a drained node keeps what it has.
+        if block.prefix_len() == block.max_prefix_len() {
+            self.check_takes_endpoints(vni, node)?;
+        }
         self.host(vni, node)?;
         let network = self.networks.get(vni)?;
         let blocks = vec![self.blocks.claim(network, node, block)?];

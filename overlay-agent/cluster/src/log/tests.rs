@@ -496,6 +496,52 @@ fn a_clock_far_ahead_is_not_believed_until_it_is_confirmed() {
 }
 
 #[test]
+fn after_a_restored_backup_nodes_claim_what_they_hold_before_others_lease_it() {
+    let mut state = founded();
+    super::samples::join(&mut state, 2);
+    super::samples::apply(
+        &mut state,
+        0,
+        Command::CreateNetwork(network("a", "10.0.0.0/24")),
+    );
+    let vni = the_network(state.cluster().expect("a cluster"), 0);
+    let mut restored = state.clone();
+    let lease = |n| Command::LeaseBlock {
+        network: vni,
+        node: node(n),
+        family: Family::V4,
+        known: 0,
+    };
+    let Outcome::Leased { blocks: lost } = super::samples::apply(&mut state, 0, lease(1)) else {
+        panic!("a lease");
+    };
+    let next = Command::Restore {
+        next: epoch(1, 2),
+        tokens: tokens(5),
+    };
+    super::samples::apply(&mut restored, 0, next);
+    let refusal = restored.apply(now(1), lease(2)).expect_err("too early");
+    assert!(refusal.to_string().contains("claim"), "{refusal}");
+    let drain = Command::SetAvailability {
+        node: node(1),
+        availability: Availability::Drain,
+    };
+    super::samples::apply(&mut restored, 1, drain);
+    let claim = Command::ClaimBlock {
+        network: vni,
+        node: node(1),
+        block: lost[0],
+    };
+    super::samples::apply(&mut restored, 1, claim);
+    let expected = epoch(0, 1).name;
+    super::samples::apply(&mut restored, 61, Command::RetireEpoch { expected });
+    let Outcome::Leased { blocks } = super::samples::apply(&mut restored, 61, lease(2)) else {
+        panic!("a lease");
+    };
+    assert_ne!(blocks, lost);
+}
+
+#[test]
 fn a_snapshot_of_another_release_is_refused_in_words() {
     let mut bytes = founded().encode();
     bytes[0] = 2;
@@ -551,4 +597,53 @@ fn labels_that_exclude_a_host_wait_until_it_has_no_addresses() {
     super::samples::apply(&mut state, 0, exclude);
     let refusal = state.apply(now(0), Command::claim_address(vni, node(1), address));
     assert!(refusal.is_err());
+}
+
+#[test]
+fn a_thousand_nodes_fit_a_small_snapshot_and_view_and_a_change_a_small_difference() {
+    let mut state = founded();
+    let create = Command::CreateNetwork(network("a", "10.0.0.0/16"));
+    super::samples::apply(&mut state, 0, create);
+    let vni = the_network(state.cluster().expect("a cluster"), 0);
+    let mut before = None;
+    for n in 2..=1000_u16 {
+        before = state.cluster().map(Cluster::version);
+        let mut seed = [0; 32];
+        seed[..2].copy_from_slice(&n.to_be_bytes());
+        let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
+        let [high, low] = n.to_be_bytes();
+        let mut applicant = applicant(1);
+        applicant.key = super::member::NodeKey::new(key.to_bytes()).expect("a key");
+        applicant.name = NodeName::new(format!("node-{n}")).expect("a name");
+        applicant.contact.vteps.v4 = Some([172, 16, high, low].into());
+        applicant.contact.control = ([172, 16, high, low], 7946).into();
+        let node = applicant.key.id();
+        let token = tokens(1).worker.hash;
+        state
+            .apply(now(0), Command::Join { token, applicant })
+            .expect("joins");
+        let lease = Command::LeaseBlock {
+            network: vni,
+            node,
+            family: Family::V4,
+            known: 0,
+        };
+        if n <= 250 {
+            state.apply(now(0), lease).expect("leases");
+        }
+    }
+    assert_eq!(state.fault(), None);
+    let snapshot = state.encode().len();
+    let cluster = state.cluster().expect("a cluster");
+    let update = |have| {
+        cluster
+            .update(&node(1), have)
+            .expect("a member")
+            .encode()
+            .len()
+    };
+    let (whole, difference) = (update(None), update(before));
+    assert!(snapshot < 256 << 10, "{snapshot} bytes");
+    assert!(whole < 128 << 10, "{whole} bytes");
+    assert!(difference < 256, "{difference} bytes");
 }

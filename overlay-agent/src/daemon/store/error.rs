@@ -24,6 +24,11 @@ pub enum StoreError {
         path: PathBuf,
         source: Box<redb::DatabaseError>,
     },
+    /// A backup must not replace what a manager has agreed to.
+    #[error(
+        "{path} has the state of a manager already: move it away first, so that nothing is lost"
+    )]
+    NotEmpty { path: PathBuf },
     /// A transaction failed: the disk is full or fails.
     #[error("the store of this manager fails: {0}; check the disk")]
     Database(Box<redb::Error>),

@@ -42,9 +42,10 @@ struct Shared {
 
 /// A snapshot on disk.
 #[derive(Serialize, Deserialize)]
-struct Stored {
-    meta: SnapshotMeta,
-    state: Zeroizing<Vec<u8>>,
+pub(super) struct Stored {
+    pub meta: SnapshotMeta,
+    /// As [`State::encode`] writes it.
+    pub state: Zeroizing<Vec<u8>>,
 }
 
 impl Shared {

@@ -9,6 +9,7 @@ mod database;
 mod error;
 mod log;
 mod machine;
+mod restore;
 pub mod seal;
 
 use std::{io::Cursor, path::Path, sync::Arc};
@@ -27,6 +28,7 @@ pub use self::{
     error::StoreError,
     log::LogStore,
     machine::{Machine, SnapshotMaker, StateReader},
+    restore::restore,
 };
 
 openraft::declare_raft_types!(

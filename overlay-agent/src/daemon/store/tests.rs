@@ -343,3 +343,57 @@ fn a_store_that_is_open_is_refused_in_words() {
     );
     drop(first);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_makes_a_manager_that_goes_on_under_the_next_incarnation() {
+    let mut backup = State::default();
+    let Proposal { at, command } = genesis();
+    backup.apply(at, command).expect("begins");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = file(&directory);
+    let node = BasicNode::new("192.0.2.1:7946");
+    let make = async || {
+        let seal = Arc::new(TestSeal(1));
+        restore(&path, seal, 1, node.clone(), &backup).await
+    };
+    make().await.expect("restores");
+    let error = make().await.expect_err("a second time").to_string();
+    assert!(error.contains("move it away"), "{error}");
+
+    let (raft, reader) = start(&directory).await;
+    assert_eq!(reader.with(State::encode), backup.encode());
+    raft.wait(None)
+        .current_leader(1, "leads")
+        .await
+        .expect("leads");
+    let token = |n| Token {
+        hash: TokenHash::new([n; 32]),
+        expires: None,
+    };
+    let next = Proposal {
+        at,
+        command: Command::Restore {
+            next: NewEpoch {
+                name: EpochName {
+                    incarnation: 1,
+                    number: 2,
+                    hash: [2; 8],
+                },
+                secrets: EpochSecrets {
+                    gossip: Secret::new([5; 32]),
+                    data: Secret::new([6; 32]),
+                },
+            },
+            tokens: Tokens {
+                worker: token(3),
+                manager: token(4),
+            },
+        },
+    };
+    let applied = raft.client_write(next).await.expect("written").data.0;
+    assert_eq!(applied, Some(Ok(Outcome::Done)));
+    let incarnation =
+        reader.with(|state| state.cluster().map(|cluster| cluster.version().incarnation));
+    assert_eq!(incarnation, Some(1));
+    raft.shutdown().await.expect("ends");
+}
