@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use ::time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use serde::{Deserialize, Serialize};
 
 /// Wall-clock time in milliseconds since the Unix epoch: what certificates, tokens and the
@@ -43,6 +44,17 @@ impl Timestamp {
     }
 }
 
+/// In UTC, to the second: `2026-11-29T19:08:00Z` (RFC 3339 section 5.6).
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = i64::try_from(self.as_secs())
+            .ok()
+            .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+            .and_then(|time| time.format(&Rfc3339).ok());
+        f.write_str(text.as_deref().unwrap_or("a time after the year 9999"))
+    }
+}
+
 /// Monotonic time of one process, since a start of its own choice: what timeouts speak of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(Duration);
@@ -78,6 +90,17 @@ impl fmt::Display for Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_as_dates_as_far_as_there_are_dates() {
+        let text = |seconds| Timestamp::from_secs(seconds).to_string();
+        assert_eq!(text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(text(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(text(1_795_979_280), "2026-11-29T19:08:00Z");
+        assert_eq!(text(253_402_300_799), "9999-12-31T23:59:59Z");
+        assert_eq!(text(253_402_300_800), "a time after the year 9999");
+        assert_eq!(text(u64::MAX), "a time after the year 9999");
+    }
 
     #[test]
     fn time_neither_wraps_nor_goes_below_its_start() {

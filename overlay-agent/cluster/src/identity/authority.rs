@@ -15,7 +15,6 @@ use super::{
     certificate::CertificateError,
     der::{Signer, Subject},
     trust::{Root, RootDigest},
-    utc::{LAST_SECOND, utc},
     x509::AUTHORITY,
 };
 use crate::{
@@ -23,6 +22,9 @@ use crate::{
     secret::Secret,
     time::Timestamp,
 };
+
+/// Last second that a certificate can name: 9999-12-31 23:59:59 (RFC 5280 section 4.1.2.5).
+const LAST_SECOND: u64 = 253_402_300_799;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -55,7 +57,7 @@ pub enum AuthorityError {
     #[error(
         "a certificate from {} to {} cannot be issued: check the clock of this host and the \
          configured validity",
-        utc(*.begins), utc(*.ends)
+        .begins, .ends
     )]
     Validity {
         /// Its first moment.
@@ -67,7 +69,7 @@ pub enum AuthorityError {
     #[error(
         "the root {root} ended on {} and this host's clock says {}: set the clock, or replace the \
          root",
-        utc(*.ended), utc(*.now)
+        .ended, .now
     )]
     Ended {
         /// The root.

@@ -17,7 +17,6 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use super::{
     Role,
     trust::{Root, RootDigest, TrustBundle},
-    utc::utc,
     x509::{Purpose, X509},
 };
 use crate::{
@@ -94,7 +93,7 @@ pub enum CertificateError {
     #[error(
         "the certificate of node {node} expired on {} and the clock of this host says {}: if that \
          is right, the node renews it as soon as it reaches a manager; if not, set the clock",
-        utc(*.ended), utc(*.now)
+        .ended, .now
     )]
     Expired {
         /// Whose it is.
@@ -108,7 +107,7 @@ pub enum CertificateError {
     #[error(
         "the clock of this host, {}, differs from that of the manager which issued the \
          certificate: it begins on {}; set the clock",
-        utc(*.now), utc(*.begins)
+        .now, .begins
     )]
     ClockBehind {
         /// When it begins.
@@ -120,7 +119,7 @@ pub enum CertificateError {
     #[error(
         "the root {root} ended on {} and the clock of this host says {}: set the clock, or replace \
          the root",
-        utc(*.ended), utc(*.now)
+        .ended, .now
     )]
     RootExpired {
         /// The root.
@@ -134,7 +133,7 @@ pub enum CertificateError {
     #[error(
         "the certificate of node {node} is valid until {}: it is renewed over a connection that it \
          authenticates",
-        utc(*.ends)
+        .ends
     )]
     NotExpired {
         /// Whose it is.

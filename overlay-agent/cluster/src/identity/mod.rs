@@ -25,7 +25,6 @@ pub mod token;
 pub mod tokens;
 pub mod trust;
 pub mod unlock;
-mod utc;
 mod x509;
 
 pub use role::Role;

@@ -14,7 +14,6 @@ use super::{
     Role,
     token::{JoinToken, TokenSecret},
     trust::{RootDigest, TrustBundle},
-    utc::utc,
 };
 use crate::{id::ClusterId, time::Timestamp};
 
@@ -118,7 +117,7 @@ pub enum TokenRefused {
     #[error(
         "the {role} join token expired on {} (the managers' clock: {}): make a new one with \
          `overlay token rotate {role}`",
-        utc(*.expired), utc(*.now)
+        .expired, .now
     )]
     Expired {
         /// What it was for.

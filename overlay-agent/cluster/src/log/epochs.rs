@@ -7,19 +7,8 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use zeroize::ZeroizeOnDrop;
 
-use super::utc::Utc;
-use crate::{id::EpochName, secret::Secret, time::Timestamp};
-
-/// The two secrets of an epoch. Both are zeroized when the epoch retires.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ZeroizeOnDrop)]
-pub struct EpochSecrets {
-    /// G_e.
-    pub gossip: Secret,
-    /// S_e.
-    pub data: Secret,
-}
+use crate::{id::EpochName, keys::EpochSecrets, time::Timestamp};
 
 /// An epoch to be: its name is made of its secrets by the key schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,10 +146,10 @@ pub enum EpochRefusal {
     #[error("the two secrets of epoch {given:?} are the same: draw two random ones")]
     SameSecrets { given: EpochName },
     /// The interval has not passed.
-    #[error("the next rotation by schedule is due at {due}: `overlay keys rotate` does not wait", due = Utc(*due))]
+    #[error("the next rotation by schedule is due at {due}: `overlay keys rotate` does not wait")]
     NotDue { due: Timestamp },
     /// Deadline or grace has not passed.
-    #[error("epoch {epoch} is {wanted} at {due} at the earliest: wait", due = Utc(*due))]
+    #[error("epoch {epoch} is {wanted} at {due} at the earliest: wait")]
     TooEarly {
         epoch: EpochName,
         wanted: WantedPhase,
@@ -629,7 +618,10 @@ fn check_secrets(epoch: &NewEpoch) -> Result<(), EpochRefusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{epoch, now};
+    use crate::{
+        log::samples::{epoch, now},
+        secret::Secret,
+    };
 
     const HOUR: u64 = 3600;
 

@@ -37,7 +37,6 @@ pub mod snapshot;
 pub mod state;
 pub mod subnet;
 pub mod tokens;
-pub mod utc;
 pub mod view;
 pub mod vnis;
 pub mod wire;

@@ -10,7 +10,6 @@ use super::{
     roster::RosterRefusal,
     settings::SettingsError,
     tokens::TokenRefusal,
-    utc::Utc,
 };
 use crate::{
     id::{ClusterId, EpochName},
@@ -28,9 +27,7 @@ pub enum Refusal {
     Initialised { cluster: ClusterId },
     /// A leader's clock is wrong, or the cluster was off for long.
     #[error(
-        "the clock of the leading manager is at {clock}, and the log at {log}, over a week before: set the clock, or confirm the time if the cluster was off for so long",
-        clock = Utc(*clock),
-        log = Utc(*log)
+        "the clock of the leading manager is at {clock}, and the log at {log}, over a week before: set the clock, or confirm the time if the cluster was off for so long"
     )]
     ClockAhead { clock: Timestamp, log: Timestamp },
     #[error(transparent)]

@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 
 use super::{
     command::{Command, Genesis, Outcome},
-    epochs::{EpochSecrets, NewEpoch, RotationPolicy},
+    epochs::{NewEpoch, RotationPolicy},
     member::{Contact, NodeKey, Vteps},
     names::{Labels, NetworkName, NodeName, SoftwareVersion},
     networks::NetworkRequest,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     id::{ClusterId, EpochName, NodeId},
+    keys::EpochSecrets,
     secret::Secret,
     time::Timestamp,
 };

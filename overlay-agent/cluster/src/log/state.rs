@@ -11,7 +11,7 @@ use super::{
     blocks::Blocks,
     changes::{Change, Changes},
     command::{Command, Genesis, Outcome},
-    epochs::{EpochSecrets, Epochs, NewEpoch},
+    epochs::{Epochs, NewEpoch},
     member::{Availability, Contact, Role},
     names::{Labels, NodeName},
     networks::{Network, NetworkRequest, Networks},
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     id::{ClusterId, EpochName, NodeId},
+    keys::EpochSecrets,
     time::Timestamp,
 };
 

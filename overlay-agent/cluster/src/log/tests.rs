@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::{
     addresses::Family,
     command::{Command, Outcome},
-    epochs::{EpochSecrets, NewEpoch, Phase, Readiness, Reason},
+    epochs::{NewEpoch, Phase, Readiness, Reason},
     member::{Availability, Role},
     names::NodeName,
     networks::NetworkRequest,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     id::{EpochName, NodeId},
+    keys::EpochSecrets,
     time::Timestamp,
 };
 

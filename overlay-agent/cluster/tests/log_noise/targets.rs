@@ -8,10 +8,11 @@ use std::{net::IpAddr, sync::LazyLock};
 use ed25519_dalek::SigningKey;
 use overlay_cluster::{
     id::{ClusterId, EpochName, NodeId},
+    keys::EpochSecrets,
     log::{
         addresses::Family,
         command::{Command, Genesis},
-        epochs::{EpochSecrets, NewEpoch, Reason, RotationPolicy},
+        epochs::{NewEpoch, Reason, RotationPolicy},
         member::{Contact, NodeKey},
         names::{Labels, NetworkName, NodeName, SoftwareVersion},
         networks::NetworkRequest,

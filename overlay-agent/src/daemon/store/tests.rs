@@ -18,9 +18,10 @@ use openraft::{
 };
 use overlay_cluster::{
     id::{ClusterId, EpochName},
+    keys::EpochSecrets,
     log::{
         command::Genesis,
-        epochs::{EpochSecrets, NewEpoch, RotationPolicy},
+        epochs::{NewEpoch, RotationPolicy},
         member::{Contact, NodeKey},
         names::{Labels, NodeName, SoftwareVersion},
         roster::Applicant,
