@@ -15,25 +15,8 @@ use super::{
     names::{Labels, NodeName, SoftwareVersion},
     subnet::{SpecialUse, special_use},
 };
+pub use crate::identity::Role;
 use crate::{id::NodeId, time::Timestamp};
-
-/// What a node does for the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Role {
-    /// Hosts endpoints.
-    Worker,
-    /// Also keeps the log and hands out secrets.
-    Manager,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Worker => "worker",
-            Self::Manager => "manager",
-        })
-    }
-}
 
 /// Whether a node takes new endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
