@@ -82,7 +82,7 @@ impl MarkLayout {
 pub struct ConfigFlags;
 
 impl ConfigFlags {
-    /// Deliver plain frames by `bpf_redirect_peer` (a start-up probe showed it right).
+    /// Deliver frames by `bpf_redirect_peer` (a start-up probe showed it right).
     pub const REDIRECT_PEER: u32 = 1 << 0;
     /// XDP decapsulates plain frames that gain nothing from GRO.
     pub const XDP_DECAP: u32 = 1 << 1;

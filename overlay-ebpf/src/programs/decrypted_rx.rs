@@ -37,12 +37,12 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
         let arrival =
             arrival::inspect::<_, { deliver::V6 }, { deliver::V6 + 14 }>(ctx, &outer, Path::Ipsec)
                 .map_err(drop)?;
-        deliver::skb::<{ deliver::V6 }>(ctx, config, &outer, &arrival, Path::Ipsec).map_err(drop)
+        deliver::skb::<{ deliver::V6 }>(ctx, config, &outer, &arrival).map_err(drop)
     } else {
         let arrival =
             arrival::inspect::<_, { deliver::V4 }, { deliver::V4 + 14 }>(ctx, &outer, Path::Ipsec)
                 .map_err(drop)?;
-        deliver::skb::<{ deliver::V4 }>(ctx, config, &outer, &arrival, Path::Ipsec).map_err(drop)
+        deliver::skb::<{ deliver::V4 }>(ctx, config, &outer, &arrival).map_err(drop)
     }
 }
 

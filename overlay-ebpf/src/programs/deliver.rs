@@ -17,7 +17,7 @@ use overlay_ebpf::{
 };
 
 use super::{
-    arrival::{Arrival, Path, Target},
+    arrival::{Arrival, Target},
     frame::{Frame as _, SkBuffFields as _, copy_ethernet, store},
     maps, origin,
     outer::Outer,
@@ -41,7 +41,6 @@ pub fn skb<const OVERHEAD: usize>(
     config: &Config,
     outer: &Outer,
     arrival: &Arrival,
-    path: Path,
 ) -> Result<i32, DropReason> {
     let length = ctx.len() - OVERHEAD as u32;
     let inner_ecn = congestion::<OVERHEAD>(ctx, outer, arrival)?;
@@ -81,7 +80,7 @@ pub fn skb<const OVERHEAD: usize>(
     }
     maps::count_rx(arrival.peer, length);
     match arrival.target {
-        Target::Endpoint { ifindex } => Ok(hand_over(ctx, config, ifindex, protocol_right, path)),
+        Target::Endpoint { ifindex } => Ok(hand_over(ctx, config, ifindex, protocol_right)),
         Target::Flood => flood_local(ctx, arrival.vni, 0),
     }
 }
@@ -133,14 +132,8 @@ fn pad(ctx: &TcContext, overhead: u32, length: u32) -> bool {
 
 /// Gives a bare frame to the endpoint behind `ifindex`.
 #[inline(always)]
-fn hand_over(
-    ctx: &TcContext,
-    config: &Config,
-    ifindex: u32,
-    protocol_right: bool,
-    path: Path,
-) -> i32 {
-    if protocol_right && path == Path::Plain && config.flags & ConfigFlags::REDIRECT_PEER != 0 {
+fn hand_over(ctx: &TcContext, config: &Config, ifindex: u32, protocol_right: bool) -> i32 {
+    if protocol_right && config.flags & ConfigFlags::REDIRECT_PEER != 0 {
         // SAFETY: the helper has no preconditions.
         return unsafe { bpf_redirect_peer(ifindex, 0) } as i32;
     }

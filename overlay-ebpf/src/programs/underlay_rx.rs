@@ -55,12 +55,12 @@ pub fn underlay_rx(ctx: &TcContext) -> Result<i32, Drop> {
         let arrival =
             arrival::inspect::<_, { deliver::V6 }, { deliver::V6 + 14 }>(ctx, &outer, Path::Plain)
                 .map_err(drop)?;
-        deliver::skb::<{ deliver::V6 }>(ctx, config, &outer, &arrival, Path::Plain).map_err(drop)
+        deliver::skb::<{ deliver::V6 }>(ctx, config, &outer, &arrival).map_err(drop)
     } else {
         let arrival =
             arrival::inspect::<_, { deliver::V4 }, { deliver::V4 + 14 }>(ctx, &outer, Path::Plain)
                 .map_err(drop)?;
-        deliver::skb::<{ deliver::V4 }>(ctx, config, &outer, &arrival, Path::Plain).map_err(drop)
+        deliver::skb::<{ deliver::V4 }>(ctx, config, &outer, &arrival).map_err(drop)
     }
 }
 

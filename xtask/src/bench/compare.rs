@@ -6,6 +6,9 @@ use super::setting::Setting;
 /// The difference that quoted ratios may have, as a share.
 pub const ALLOWED: f64 = 0.02;
 
+/// Three loads in one, whose shares the scheduler decides: no ratio of it is quoted.
+const MIX: &str = "mix";
+
 /// A ratio of ours to another, in two runs.
 #[derive(Debug, PartialEq)]
 pub struct Repeat {
@@ -30,7 +33,7 @@ pub fn repeats(record: &Record) -> Vec<Repeat> {
         let (Some(first), Some(second)) = (record.first(setting), record.second(setting)) else {
             continue;
         };
-        for load in first.loads() {
+        for load in first.loads().into_iter().filter(|load| *load != MIX) {
             for against in first.competitors() {
                 if let (Some(one), Some(two)) =
                     (ratio(first, load, against), ratio(second, load, against))

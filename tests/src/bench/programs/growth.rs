@@ -20,6 +20,11 @@ use crate::testrun::{
 /// Packets that take turns: more than a first-level cache has lines for.
 const PACKETS: u32 = 1024;
 
+/// First byte of the peers' VTEPs.
+const VTEPS: u8 = 198;
+/// The first of many networks.
+const FIRST_VNI: u32 = 100_000;
+
 /// How often each size runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Growth {
@@ -122,9 +127,12 @@ fn receiving(kind: Kind, size: u32) -> Vec<Row> {
         world(kind, size),
         spread(size)
             .map(|number| match kind {
-                // A test run's packets have one outer source: its own endpoints.
                 Kind::Endpoints => paths::arriving(PLAIN, &paths::datagram(host(number), A, 64)),
-                Kind::Peers | Kind::Networks => paths::arriving(PLAIN, &paths::datagram(C, A, 64)),
+                Kind::Peers => {
+                    let frame = paths::datagram(host(number), A, 64);
+                    paths::arriving_from(address(VTEPS, number), PLAIN, &frame)
+                }
+                Kind::Networks => paths::arriving(FIRST_VNI + number, &paths::datagram(C, A, 64)),
                 Kind::Flows => {
                     paths::arriving(PLAIN, &paths::flow(C, A, 10_000 + number as u16, 64))
                 }
@@ -164,24 +172,26 @@ fn world(kind: Kind, size: u32) -> World {
         Kind::Peers => {
             let example = world.maps.peers[&PeerKey { peer: PEER4 }];
             for number in 0..size {
-                let (peer, vtep) = (100 + number, mapped(address(198, number)));
+                let (peer, vtep) = (100 + number, mapped(address(VTEPS, number)));
                 world.vtep(vtep, VtepRole::Remote, peer);
                 let entry = Peer {
                     vtep: mapped(REMOTE4),
                     ..example
                 };
                 world.maps.peers.insert(PeerKey { peer }, entry);
+                world.remote(PLAIN, host(number), peer);
                 world.remote(SECRET, host(number), peer);
             }
         }
         Kind::Networks => {
             let example = world.maps.networks[&NetworkKey { vni: PLAIN }];
             for number in 0..size {
-                let vni = 100_000 + number;
+                let vni = FIRST_VNI + number;
                 world
                     .maps
                     .networks
                     .insert(NetworkKey { vni }, Network { ..example });
+                world.local(vni, A, device::A);
                 world.remote(vni, C, PEER4);
             }
         }

@@ -4,7 +4,7 @@ use overlay_agent::dataplane::desired::MapSizes;
 use overlay_ebpf::abi::{ConfigFlags, program};
 
 use crate::testrun::{
-    frames::{self, IPV4, UDP, V4},
+    frames::{self, IPV4, Ip4, UDP, V4},
     row,
     row::{Row, Verdict},
     world::{
@@ -177,12 +177,17 @@ pub(super) fn flow(from: Host, to: Host, port: u16, length: usize) -> Vec<u8> {
 
 /// VXLAN from the peer over IPv4.
 pub(super) fn arriving(vni: u32, frame: &[u8]) -> Vec<u8> {
+    arriving_from(REMOTE4, vni, frame)
+}
+
+/// VXLAN from a peer with this VTEP.
+pub(super) fn arriving_from(source: Ip4, vni: u32, frame: &[u8]) -> Vec<u8> {
     let datagram = frames::udp(50_000, PORT, &frames::vxlan(vni, frame));
     frames::ethernet(
         UNDERLAY_MAC,
         REMOTE4_MAC,
         IPV4,
-        &frames::ipv4(REMOTE4, LOCAL4, UDP, &datagram),
+        &frames::ipv4(source, LOCAL4, UDP, &datagram),
     )
 }
 
