@@ -309,7 +309,10 @@ mod tests {
         let role = Role::Worker;
         let error = TokenRefused::Expired { role, expired, now };
         assert_eq!(case.check(&case.worker, now), Err(error));
-        assert!(error.to_string().contains("29 May 2026"), "{error}");
+        assert!(
+            error.to_string().contains("2026-05-29T20:26:40Z"),
+            "{error}"
+        );
         // Who does not have the secret does not learn that the token has expired.
         assert_eq!(case.check(&wrong, now), Err(TokenRefused::Wrong));
 
