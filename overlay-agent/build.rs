@@ -48,11 +48,11 @@ fn find(out: &Path) -> Option<PathBuf> {
         );
         return Some(named);
     }
-    // Cargo tags its target directory; with a target triple or without, OUT_DIR
-    // lies some levels below.
-    let target = out
-        .ancestors()
-        .find(|dir| dir.join("CACHEDIR.TAG").exists())?;
+    // Cargo tags a target directory that it has made itself; with a target triple or without, OUT_DIR lies
+    // some levels below.
+    let target = out.ancestors().find(|dir| {
+        dir.join("CACHEDIR.TAG").exists() || dir.join("bpf").join("overlay.o").is_file()
+    })?;
     let dir = target.join("bpf");
     // Watching a missing file would rebuild the agent every time; an existing
     // directory is looked at for newer files.
