@@ -144,7 +144,9 @@ impl JoinRefused {
                 "; if this host is unknown, someone guesses or has an old token"
             }
             Self::Log(_) => "; its token is good",
-            Self::Clock { .. } => "; if other nodes are refused alike, this manager's clock is wrong",
+            Self::Clock { .. } => {
+                "; if other nodes are refused alike, this manager's clock is wrong"
+            }
             _ => "",
         };
         format!("a host that calls itself {name} may not join: {self}{advice}")

@@ -4,7 +4,9 @@
 macro_rules! nested {
     ($module:ident, $type:ty) => {
         pub(super) mod $module {
-            use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+            use serde::{
+                Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _,
+            };
 
             pub(in crate::control) fn serialize<S: Serializer>(
                 value: &$type,

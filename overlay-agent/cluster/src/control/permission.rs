@@ -9,9 +9,7 @@ use crate::{id::NodeId, identity::Role, log::command::Command};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Denied {
     /// Workers speak for themselves alone.
-    #[error(
-        "worker {node} may not {what} of another node: do it on that node, or on a manager"
-    )]
+    #[error("worker {node} may not {what} of another node: do it on that node, or on a manager")]
     OtherNode { node: NodeId, what: Deed },
     /// Operators decide at managers.
     #[error("worker {node} may not {what}: do it on a manager")]

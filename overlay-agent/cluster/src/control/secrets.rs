@@ -34,10 +34,7 @@ pub enum HandoutError {
 impl Handout {
     /// The secrets, if they are those of the epochs `asked` for. An epoch that has retired since is
     /// missing.
-    pub fn open(
-        self,
-        asked: &[EpochName],
-    ) -> Result<Vec<(EpochName, EpochSecrets)>, HandoutError> {
+    pub fn open(self, asked: &[EpochName]) -> Result<Vec<(EpochName, EpochSecrets)>, HandoutError> {
         for (i, (name, secrets)) in self.0.iter().enumerate() {
             if !asked.contains(name) {
                 return Err(HandoutError::Unasked(*name));
