@@ -212,7 +212,7 @@ mod tests {
         assert!(matches!(received(&[]).await, Ok(None)));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_byte_now_and_then_is_not_enough() {
         let (mut near, mut far) = duplex(64);
         let slow = tokio::spawn(async move {
@@ -230,7 +230,7 @@ mod tests {
         slow.abort();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_and_a_peer_that_does_not_read_end_in_time() {
         let (mut near, _far) = duplex(64);
         let came = receive::<MemberResponse>(&mut near, PACE.base, PACE).await;
