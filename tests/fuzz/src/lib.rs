@@ -3,6 +3,8 @@
 #[path = "../../../overlay-ebpf/tests/noise/targets.rs"]
 pub mod targets;
 
+#[path = "../../../overlay-agent/cluster/tests/control_noise/targets.rs"]
+pub mod control;
 #[path = "../../../overlay-agent/cluster/tests/identity_noise/targets.rs"]
 pub mod identity;
 #[path = "../../../overlay-agent/cluster/tests/log_noise/targets.rs"]
