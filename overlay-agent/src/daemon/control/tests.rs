@@ -309,7 +309,7 @@ async fn is_ended(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn a_node_joins_pulls_reports_and_renews() {
+async fn a_node_joins_pulls_syncs_renews_and_leaves() {
     let world = World::new(1).await;
     let client = world.join(2).await;
     let mut connection = client
@@ -362,7 +362,7 @@ async fn a_node_joins_pulls_reports_and_renews() {
 }
 
 #[tokio::test]
-async fn a_join_is_refused_in_words_and_a_foreign_manager_is_not_told_the_token() {
+async fn a_join_is_refused_in_words_and_a_foreign_manager_in_the_handshake() {
     let world = World::new(1).await;
     let ask = Join {
         name: name(1),
