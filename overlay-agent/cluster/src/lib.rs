@@ -5,6 +5,7 @@
 //! process, from one seed. The agent does what this crate decides.
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod gossip;
 pub mod id;
 pub mod identity;

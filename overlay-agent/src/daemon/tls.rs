@@ -20,6 +20,7 @@ use overlay_cluster::{
         revocation::Standing,
         trust::{RootDigest, TrustBundle},
     },
+    time::Timestamp,
 };
 use rustls::{
     ClientConfig, ServerConfig,
@@ -97,6 +98,16 @@ impl Tls {
         }
     }
 
+    /// Whom this node believes.
+    pub fn members(&self) -> &Arc<dyn Members> {
+        &self.members
+    }
+
+    /// The clock of this host, if it can be read.
+    pub fn now(&self) -> Option<Timestamp> {
+        now(&*self.clock)
+    }
+
     /// The server's side of a service.
     pub fn server(&self, service: Service) -> Result<ServerConfig, rustls::Error> {
         let builder = ServerConfig::builder_with_details(self.provider.clone(), self.clock.clone())
@@ -130,6 +141,11 @@ impl Tls {
             .with_client_cert_resolver(self.own.clone());
         Ok(finish(config, service))
     }
+}
+
+/// What a clock says, in the terms of certificates.
+pub fn now(clock: &dyn TimeProvider) -> Option<Timestamp> {
+    clock.current_time().map(peer::timestamp)
 }
 
 /// The client's side of a join: the server must be a manager whose certificate was issued by the

@@ -82,6 +82,9 @@ impl fmt::Display for Doubt {
     }
 }
 
+/// Who claims a MAC, and for what.
+type Claim<'a> = (PeerIndex, NodeId, &'a Endpoint);
+
 /// Sorts what other nodes tell of. `before` is what was believed last; `leased` says whether the log
 /// leased an address of a network to a node; `own` are the MACs of this node's endpoints. Records of
 /// nodes that do not take part, of this node, and of networks that this node does not see are passed
@@ -94,7 +97,7 @@ pub fn judge<'a>(
     told: impl IntoIterator<Item = (NodeId, &'a Endpoint)>,
 ) -> (Believed, Vec<Doubt>) {
     let mut doubts = Vec::new();
-    let mut claims: BTreeMap<(Vni, MacAddr), Vec<(PeerIndex, NodeId, &Endpoint)>> = BTreeMap::new();
+    let mut claims: BTreeMap<(Vni, MacAddr), Vec<Claim<'_>>> = BTreeMap::new();
     for (owner, endpoint) in told {
         let Some(peer) = view.peers.get(&owner).filter(|_| owner != view.node) else {
             continue;

@@ -3,6 +3,9 @@
 #[path = "../../../overlay-ebpf/tests/noise/targets.rs"]
 pub mod targets;
 
+#[path = "../../../overlay-agent/cluster/tests/control_noise/targets.rs"]
+pub mod control;
+
 #[path = "../../../overlay-agent/cluster/tests/gossip_noise/targets.rs"]
 pub mod gossip;
 

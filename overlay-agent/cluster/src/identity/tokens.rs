@@ -31,6 +31,10 @@ impl TokenHash {
             .finalize();
         Self(hash.into())
     }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 /// In constant time.

@@ -42,6 +42,6 @@ pub mod vnis;
 pub mod wire;
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

@@ -97,7 +97,7 @@ fn check(
     })
 }
 
-fn timestamp(now: UnixTime) -> Timestamp {
+pub(super) fn timestamp(now: UnixTime) -> Timestamp {
     Timestamp::from_secs(now.as_secs())
 }
 
