@@ -74,7 +74,7 @@ reasons! {
     DecapFailed = 19, "outer headers could not be removed";
     /// A GSO packet with `gso_segs = 0` was about to reach XFRM, where it would repeat a nonce.
     GsoSegsZero = 20, "GSO packet without a segment count";
-    /// A packet to our port did not come from `endpoint_tx`: a local process made it.
+    /// A packet to our port, or ESP with an SPI of ours, did not come from `endpoint_tx`: a local process made it.
     LocalInjection = 21, "locally injected underlay packet";
     /// Something other than our packets appeared on `ovl-hop`, `ovl-in`, `ovl-xfrm` or `ovl-gro`.
     ForeignTraffic = 22, "traffic on a device of ours that is not ours";
