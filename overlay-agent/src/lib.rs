@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod kernel;
+pub mod member;
 pub mod plan;
 pub mod state;
 

@@ -85,15 +85,13 @@ impl fmt::Display for Doubt {
 /// Who claims a MAC, and for what.
 type Claim<'a> = (PeerIndex, NodeId, &'a Endpoint);
 
-/// Sorts what other nodes tell of. `before` is what was believed last; `leased` says whether the log
-/// leased an address of a network to a node; `own` are the MACs of this node's endpoints. Records of
-/// nodes that do not take part, of this node, and of networks that this node does not see are passed
-/// over in silence: they may come before the log does.
+/// Sorts what other nodes tell of. `before` is what was believed last; `own` are the MACs of this
+/// node's endpoints. Records of nodes that do not take part, of this node, and of networks that this
+/// node does not see are passed over in silence: they may come before the log does.
 pub fn judge<'a>(
     view: &View,
     before: &Believed,
     own: &BTreeSet<(Vni, MacAddr)>,
-    leased: impl Fn(&NodeId, Vni, IpAddr) -> bool,
     told: impl IntoIterator<Item = (NodeId, &'a Endpoint)>,
 ) -> (Believed, Vec<Doubt>) {
     let mut doubts = Vec::new();
@@ -114,7 +112,7 @@ pub fn judge<'a>(
                 .any(|subnet| subnet.is_usable(address));
             match usable {
                 false => Some(Reason::NotUsable(address)),
-                true if !leased(&owner, vni, address) => Some(Reason::NotLeased(address)),
+                true if !view.leased(&owner, vni, address) => Some(Reason::NotLeased(address)),
                 true => None,
             }
         });

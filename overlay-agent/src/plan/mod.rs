@@ -3,9 +3,11 @@
 //!
 //! - [`claims`]: which of the endpoints that nodes tell of are believed
 //! - [`pairs`]: which nodes share a network with this one, and which of them IPsec
+//! - [`epochs`]: what the rotation needs of the log
 //! - [`data_plane`]: all of it as the [`DataPlane`] that the reconciler makes the kernel equal to
 
 pub mod claims;
+pub mod epochs;
 pub mod pairs;
 
 use std::{
@@ -115,11 +117,7 @@ pub fn data_plane(
         })
         .collect();
     Ok(DataPlane {
-        node: desired::Node {
-            index: node.index,
-            name: node.name.to_string(),
-            vteps: node.contact.vteps.iter().collect(),
-        },
+        node: self::node(node),
         settings: settings(&view.settings, host),
         networks: hosted
             .iter()
@@ -129,6 +127,15 @@ pub fn data_plane(
         local_endpoints: local,
         remote_endpoints,
     })
+}
+
+/// This node, as the data plane needs it.
+pub fn node(node: &ClusterPeer) -> desired::Node {
+    desired::Node {
+        index: node.index,
+        name: node.name.to_string(),
+        vteps: node.contact.vteps.iter().collect(),
+    }
 }
 
 /// The peer's address in a family that both have; IPv4 first, whose ESP keeps GSO.
@@ -189,7 +196,8 @@ fn of_network(network: &Network, settings: &ClusterSettings) -> desired::Network
     }
 }
 
-fn settings(cluster: &ClusterSettings, host: &HostSettings) -> Settings {
+/// Settings of the data plane: the cluster's and the host's.
+pub fn settings(cluster: &ClusterSettings, host: &HostSettings) -> Settings {
     Settings {
         port: cluster.port,
         esp_in_udp_port: cluster.esp_in_udp_port,

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
+use ipnet::IpNet;
 use overlay_cluster::{
     gossip::record::Endpoint,
     id::{ClusterId, EpochName, Generation},
@@ -105,7 +106,7 @@ fn view() -> View {
             .into_iter()
             .map(|network| (network.vni, network))
             .collect(),
-        blocks: BTreeMap::new(),
+        leases: (1..=5).map(|n| (id(n), leases(n))).collect(),
         epochs: EpochsView {
             current,
             phase: Phase::Stable,
@@ -122,8 +123,11 @@ fn ip(number: u32, n: u8, host: u8) -> IpAddr {
     [10, u8::try_from(number - 4096).unwrap(), n, host].into()
 }
 
-fn leased(owner: &NodeId, network: Vni, address: IpAddr) -> bool {
-    (1..=5).any(|n| id(n) == *owner && (0..=255).any(|host| ip(network.get(), n, host) == address))
+/// Node `n` has 10.x.n.0/24 of both networks.
+fn leases(n: u8) -> BTreeMap<Vni, Vec<IpNet>> {
+    [BLUE, GREEN]
+        .map(|number| (vni(number), vec![IpNet::new_assert(ip(number, n, 0), 24)]))
+        .into()
 }
 
 fn default_mac(address: IpAddr) -> MacAddr {
@@ -166,7 +170,7 @@ fn believe(told: &[(NodeId, Endpoint)]) -> Believed {
 
 fn judged(before: &Believed, told: &[(NodeId, Endpoint)]) -> (Believed, Vec<Doubt>) {
     let told = told.iter().map(|(owner, endpoint)| (*owner, endpoint));
-    judge(&view(), before, &BTreeSet::new(), leased, told)
+    judge(&view(), before, &BTreeSet::new(), told)
 }
 
 fn reasons(told: &[(NodeId, Endpoint)]) -> Vec<Reason> {
@@ -228,6 +232,40 @@ fn peers_are_the_nodes_that_share_a_network_and_only_those_of_encrypted_ones_hav
     assert_eq!(plan.peers[&index(3)].transmit, None);
     assert_eq!(plan.remote_endpoints.len(), 3);
     assert!(plan.networks[&vni(BLUE)].encrypted);
+}
+
+#[test]
+fn the_rotation_makes_sas_with_those_that_share_an_encrypted_network() {
+    let mut view = view();
+    let believed = believe(&[told(BLUE, 2, 1), told(GREEN, 3, 1)]);
+    let hosted = BTreeSet::from([vni(BLUE), vni(GREEN)]);
+    let name = |number| EpochName {
+        incarnation: 0,
+        number,
+        hash: [1; 8],
+    };
+    let roles = |view: &View| {
+        let told = epochs::log_view(view, 5, &hosted, &believed);
+        assert_eq!((told.revision, told.member), (5, true));
+        assert_eq!(told.peers.keys().copied().collect::<Vec<_>>(), [index(2)]);
+        Vec::from_iter(told.epochs)
+    };
+    use rotation::Role::{Active, Retiring, Staged};
+    assert_eq!(roles(&view), [(name(1), Active)]);
+    view.epochs.phase = Phase::Staging {
+        next: name(2),
+        reason: overlay_cluster::log::epochs::Reason::Schedule,
+        since: TIME,
+    };
+    assert_eq!(roles(&view), [(name(1), Active), (name(2), Staged)]);
+    view.epochs.current = name(2);
+    view.epochs.phase = Phase::Activated {
+        retiring: name(1),
+        since: TIME,
+    };
+    assert_eq!(roles(&view), [(name(1), Retiring), (name(2), Active)]);
+    view.peers.remove(&id(1));
+    assert!(!epochs::log_view(&view, 6, &hosted, &believed).member);
 }
 
 #[test]
@@ -355,7 +393,7 @@ fn no_node_takes_the_mac_of_an_endpoint_of_ours() {
     let thief = (id(2), endpoint(BLUE, ip(BLUE, 2, 1), mac));
     let own = BTreeSet::from([(vni(BLUE), mac)]);
     let told = [(thief.0, &thief.1)];
-    let (believed, doubts) = judge(&view(), &Believed::default(), &own, leased, told);
+    let (believed, doubts) = judge(&view(), &Believed::default(), &own, told);
     assert!(believed.is_empty());
     assert_eq!(doubts[0].reason, Reason::MacTaken(id(1)));
     assert!(
@@ -393,7 +431,7 @@ proptest! {
             prop_assert!(after.endpoints().any(|kept| kept == (owner, endpoint)));
         }
         for (owner, endpoint) in after.endpoints() {
-            prop_assert!(endpoint.ips.iter().all(|ip| leased(owner, endpoint.vni, *ip)));
+            prop_assert!(endpoint.ips.iter().all(|ip| view().leased(owner, endpoint.vni, *ip)));
         }
     }
 

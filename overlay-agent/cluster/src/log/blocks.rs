@@ -379,6 +379,17 @@ impl Blocks {
         self.networks.remove(&vni);
     }
 
+    /// Every block that a node holds, with its network and holder.
+    pub fn held(&self) -> impl Iterator<Item = (Vni, NodeId, IpNet)> {
+        self.networks.iter().flat_map(|(vni, families)| {
+            families
+                .values()
+                .flat_map(|blocks| blocks.leases.values())
+                .filter(|lease| lease.closing.is_none())
+                .map(|lease| (*vni, lease.node, lease.block))
+        })
+    }
+
     /// The blocks that a node holds.
     pub fn held_by(&self, node: &NodeId) -> BTreeMap<Vni, Vec<IpNet>> {
         self.networks

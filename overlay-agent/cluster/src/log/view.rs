@@ -3,7 +3,7 @@
 //! A view holds no secret and no token. A node pulls: it names the version that it has, and gets what
 //! changed since, or everything if that is no longer known.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use overlay_ebpf::abi::{PeerIndex, Vni};
@@ -90,11 +90,14 @@ pub struct View {
     pub peers: BTreeMap<NodeId, Peer>,
     /// The networks that this node may host endpoints of.
     pub networks: BTreeMap<Vni, Network>,
-    /// The blocks that this node gives addresses from.
-    pub blocks: BTreeMap<Vni, Vec<IpNet>>,
+    /// The address blocks of each node in these networks: what an endpoint's addresses are measured by.
+    pub leases: BTreeMap<NodeId, Leases>,
     pub epochs: EpochsView,
     pub settings: Settings,
 }
+
+/// Address blocks of one node, by network.
+pub type Leases = BTreeMap<Vni, Vec<IpNet>>;
 
 /// What changed from one version to another; `None` in a map is what went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +107,8 @@ pub struct Delta {
     pub time: Timestamp,
     pub peers: BTreeMap<NodeId, Option<Peer>>,
     pub networks: BTreeMap<Vni, Option<Network>>,
-    pub blocks: Option<BTreeMap<Vni, Vec<IpNet>>>,
+    /// All that a node has now; empty if it has none.
+    pub leases: BTreeMap<NodeId, Leases>,
     pub epochs: Option<EpochsView>,
     pub settings: Option<Settings>,
 }
@@ -155,6 +159,19 @@ impl Cluster {
     }
 
     fn view(&self, node: &NodeId, member: &Member) -> View {
+        let networks: BTreeMap<_, _> = self
+            .networks()
+            .iter()
+            .filter(|network| network.may_host(&member.labels).is_ok())
+            .map(|network| (network.vni, network.clone()))
+            .collect();
+        let mut leases: BTreeMap<NodeId, Leases> = BTreeMap::new();
+        for (vni, holder, block) in self.blocks().held() {
+            if networks.contains_key(&vni) {
+                let held = leases.entry(holder).or_default();
+                held.entry(vni).or_default().push(block);
+            }
+        }
         View {
             cluster: self.id(),
             version: self.version(),
@@ -166,16 +183,21 @@ impl Cluster {
                 .iter()
                 .filter_map(|(id, member)| Some((*id, Peer::of(member)?)))
                 .collect(),
-            networks: self
-                .networks()
-                .iter()
-                .filter(|network| network.may_host(&member.labels).is_ok())
-                .map(|network| (network.vni, network.clone()))
-                .collect(),
-            blocks: self.blocks().held_by(node),
+            networks,
+            leases,
             epochs: self.epochs_view(),
             settings: self.settings().clone(),
         }
+    }
+
+    /// The blocks of `holder` in networks that a node with these labels may host.
+    fn leases(&self, holder: &NodeId, labels: &Labels) -> Leases {
+        let mut leases = self.blocks().held_by(holder);
+        leases.retain(|vni, _| {
+            let network = self.networks().get(*vni);
+            network.is_ok_and(|network| network.may_host(labels).is_ok())
+        });
+        leases
     }
 
     fn epochs_view(&self) -> EpochsView {
@@ -203,7 +225,7 @@ impl Cluster {
             time: self.time(),
             peers: BTreeMap::new(),
             networks: BTreeMap::new(),
-            blocks: None,
+            leases: BTreeMap::new(),
             epochs: None,
             settings: None,
         };
@@ -219,10 +241,10 @@ impl Cluster {
                     let seen = network.filter(|network| network.may_host(&member.labels).is_ok());
                     delta.networks.insert(vni, seen.cloned());
                 }
-                Change::Blocks(id) if id == *node => {
-                    delta.blocks = Some(self.blocks().held_by(node));
+                Change::Blocks(id) => {
+                    let leases = self.leases(&id, &member.labels);
+                    delta.leases.insert(id, leases);
                 }
-                Change::Blocks(_) => {}
                 Change::Epochs => delta.epochs = Some(self.epochs_view()),
                 Change::Settings => delta.settings = Some(self.settings().clone()),
             }
@@ -232,6 +254,19 @@ impl Cluster {
 }
 
 impl View {
+    /// The blocks that this node gives addresses from.
+    pub fn blocks(&self) -> Leases {
+        self.leases.get(&self.node).cloned().unwrap_or_default()
+    }
+
+    /// Whether the log leased `address` of a network to `holder`.
+    pub fn leased(&self, holder: &NodeId, network: Vni, address: IpAddr) -> bool {
+        self.leases
+            .get(holder)
+            .and_then(|leases| leases.get(&network))
+            .is_some_and(|blocks| blocks.iter().any(|block| block.contains(&address)))
+    }
+
     /// Takes an update; refused, the view stays as it is.
     pub fn take(&mut self, update: Update) -> Result<(), UpdateError> {
         let known = self.version;
@@ -272,7 +307,7 @@ impl View {
             time,
             peers,
             networks,
-            blocks,
+            leases,
             epochs,
             settings,
         } = delta;
@@ -280,9 +315,10 @@ impl View {
         self.time = time;
         replace(&mut self.peers, peers);
         replace(&mut self.networks, networks);
-        if let Some(blocks) = blocks {
-            self.blocks = blocks;
-        }
+        let leases = leases
+            .into_iter()
+            .map(|(node, leases)| (node, (!leases.is_empty()).then_some(leases)));
+        replace(&mut self.leases, leases.collect());
         if let Some(epochs) = epochs {
             self.epochs = epochs;
         }
@@ -344,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_sees_peers_its_networks_and_its_own_blocks() {
+    fn a_node_sees_peers_its_networks_and_whose_addresses_there_are() {
         let mut state = founded();
         join(&mut state, 2);
         join(&mut state, 3);
@@ -377,7 +413,12 @@ mod tests {
         let (second, third) = (whole(&state, 2), whole(&state, 3));
         assert_eq!((second.peers.len(), third.peers.len()), (3, 3));
         assert_eq!((second.networks.len(), third.networks.len()), (2, 1));
-        assert_eq!((second.blocks.len(), third.blocks.len()), (1, 0));
+        assert_eq!((second.blocks().len(), third.blocks().len()), (1, 0));
+        assert!(third.leases.is_empty(), "of a network that it may not host");
+        let block = second.blocks()[&vni][0];
+        assert!(second.leased(&node(2), vni, block.addr()));
+        assert!(!second.leased(&node(3), vni, block.addr()));
+        assert!(!third.leased(&node(2), vni, block.addr()));
         let stranger = state.cluster().expect("a cluster").update(&node(9), None);
         assert!(stranger.is_err());
     }

@@ -11,10 +11,11 @@ use overlay_cluster::{
         anti_entropy::{self, Ask},
         envelope::{BootNonce, Header, Opener, Sealer, Senders},
         membership,
-        record::{Body, Content, Endpoint, Ephemeral, Key, Node, Record, Signed, Version},
+        record::{Body, Content, Endpoint, Key, Node, Record, Signed, Version},
         store::Store,
     },
     id::{ClusterId, EpochName, Generation, NodeId},
+    keys::{EphemeralRecord, PublicKey},
     secret::Secret,
 };
 use overlay_ebpf::abi::{MacAddr, Vni};
@@ -198,10 +199,11 @@ pub fn made_now() -> Vec<(String, Vec<u8>)> {
         software: "0.1.0".to_owned(),
         boot: BOOT,
     }));
-    let ephemeral = Content::Live(Body::Ephemeral(Ephemeral {
+    let ephemeral = Content::Live(Body::Ephemeral(EphemeralRecord {
         epoch: EPOCH,
         generation: Generation(1),
-        public: [3; 32],
+        public: PublicKey::from_bytes([3; 32]),
+        lanes: 4,
     }));
     let floor = Content::Floor(Version::default());
     let record = |content| sign(1, 7, content).bytes().to_vec();

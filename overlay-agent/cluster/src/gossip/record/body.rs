@@ -2,13 +2,14 @@
 
 use std::{fmt, net::IpAddr, net::SocketAddr};
 
-use overlay_ebpf::abi::{MacAddr, Vni};
+use overlay_ebpf::abi::{Lane, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     gossip::envelope::BootNonce,
     id::{EpochName, Generation, NodeId},
+    keys::EphemeralRecord,
 };
 
 /// Addresses in one record.
@@ -68,20 +69,12 @@ pub struct Endpoint {
     pub name: String,
 }
 
-/// The public half of an ephemeral key (design section 4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ephemeral {
-    pub epoch: EpochName,
-    pub generation: Generation,
-    /// X25519.
-    pub public: [u8; 32],
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     Node(Node),
     Endpoint(Endpoint),
-    Ephemeral(Ephemeral),
+    /// The public half of an ephemeral key.
+    Ephemeral(EphemeralRecord),
 }
 
 /// What a record is about. An owner has one record of each key.
@@ -197,6 +190,9 @@ pub enum Invalid {
     /// A point of small order: its shared secret would be zero.
     #[error("the ephemeral public key is zero")]
     ZeroKey,
+    /// A pair has 1 to 16.
+    #[error("{0} lanes where a pair has 1 to {max}", max = Lane::COUNT)]
+    Lanes(u8),
     /// A tombstone of the floor would let deleted records return.
     #[error("a floor is never deleted")]
     DeletedFloor,
@@ -239,10 +235,15 @@ impl Record {
                 }
                 Ok(())
             }
-            Content::Live(Body::Ephemeral(ephemeral)) => match ephemeral.public {
-                [0, rest @ ..] if rest == [0; 31] => Err(Invalid::ZeroKey),
-                _ => Ok(()),
-            },
+            Content::Live(Body::Ephemeral(ephemeral)) => {
+                if *ephemeral.public.as_bytes() == [0; 32] {
+                    return Err(Invalid::ZeroKey);
+                }
+                match u32::from(ephemeral.lanes) {
+                    1..=Lane::COUNT => Ok(()),
+                    _ => Err(Invalid::Lanes(ephemeral.lanes)),
+                }
+            }
             Content::Deleted(Key::Floor) => Err(Invalid::DeletedFloor),
             Content::Deleted(_) => Ok(()),
             Content::Floor(floor) if *floor > self.version => Err(Invalid::HighFloor {

@@ -148,9 +148,10 @@ mod tests {
     use crate::{
         gossip::{
             envelope::BootNonce,
-            record::{Body, Content, Endpoint, Ephemeral, Key, Node, Version},
+            record::{Body, Content, Endpoint, Key, Node, Version},
         },
         id::{EpochName, Generation},
+        keys::{EphemeralRecord, PublicKey},
     };
 
     const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
@@ -284,16 +285,17 @@ mod tests {
         fn records_are_read_as_they_are_written(
             generation in 0..=Version::LIMIT, counter in 0..=Version::LIMIT,
             public in prop::array::uniform32(1u8..), number: u32, incarnation: u32, hash: [u8; 8],
-            deleted: bool,
+            lanes in 1u8..=16, deleted: bool,
         ) {
             let epoch = EpochName { incarnation, number, hash };
             let content = if deleted {
                 Content::Deleted(Key::Ephemeral { epoch })
             } else {
-                Content::Live(Body::Ephemeral(Ephemeral {
+                Content::Live(Body::Ephemeral(EphemeralRecord {
                     epoch,
                     generation: Generation(generation),
-                    public,
+                    public: PublicKey::from_bytes(public),
+                    lanes,
                 }))
             };
             let mut written = record(content);

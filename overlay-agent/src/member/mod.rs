@@ -1,0 +1,632 @@
+//! One node of a cluster, without I/O: its view of the managers' log, its gossip, its rotation and
+//! its endpoints in; actions out.
+//!
+//! The caller hands in what arrives, with the time, and does what comes back. After each input it takes
+//! the actions; at [`Member::deadline`] it calls [`Member::advance`].
+
+mod sas;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use overlay_cluster::{
+    gossip::{
+        self,
+        anti_entropy::SyncError,
+        engine::{Gossip, PublishError, Sync},
+        envelope::BootNonce,
+        record::{Body, Endpoint, Key, Node},
+    },
+    id::{EpochName, Generation, NodeId},
+    keys::EpochSecrets,
+    log::view::{Update, UpdateError, View},
+    rotation::{
+        self, Acknowledgement, AdoptedSa, Alarm, Digest, Rotation, RotationError, Transmit,
+    },
+    secret::Secret,
+    time::Instant,
+};
+use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
+use rand::CryptoRng;
+
+use crate::{
+    dataplane::desired::{self, DataPlane, LocalEndpoint},
+    plan::{
+        self, HostSettings,
+        claims::{self, Believed, Doubt},
+        epochs,
+    },
+};
+
+pub use self::sas::{Held, Sas};
+
+/// What the caller is to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Send a datagram.
+    Send { to: SocketAddr, bytes: Vec<u8> },
+    /// Run anti-entropy with this member: [`Member::start_sync`].
+    Sync { peer: NodeId, address: SocketAddr },
+    /// Ask a manager what has changed, and hand it to [`Member::update`].
+    PullView,
+    /// Ask a manager for the secrets of an epoch until it gives them, and hand them to
+    /// [`Member::secrets`].
+    PullSecrets(EpochName),
+    /// Tell a peer; it may be lost.
+    Acknowledge {
+        peer: NodeId,
+        address: SocketAddr,
+        message: Acknowledgement,
+    },
+    /// Tell a manager.
+    Report(Digest),
+    /// Make the kernel equal to it, and say to [`Member::applied`] what it holds then. A later one
+    /// replaces it.
+    Apply {
+        attempt: u64,
+        data_plane: Box<DataPlane>,
+    },
+    /// Keep this count of starts in the place of this node's own.
+    KeepGeneration(Generation),
+    /// Show it to the operator.
+    Alarm(Alarm),
+    /// The same: what another node tells is not believed.
+    Doubt(Doubt),
+}
+
+/// Who this node is.
+pub struct Settings {
+    pub key: SigningKey,
+    /// Larger with every start.
+    pub generation: Generation,
+    /// Fresh random bytes with every start.
+    pub boot: BootNonce,
+    /// Of every random choice of gossip.
+    pub seed: [u8; 32],
+    /// The newest epoch that an earlier agent has seen.
+    pub newest: Option<EpochName>,
+    pub host: HostSettings,
+    pub rotation: rotation::Settings,
+}
+
+type Roster = Arc<BTreeMap<NodeId, VerifyingKey>>;
+
+/// One node.
+pub struct Member {
+    view: View,
+    host: HostSettings,
+    gossip: Gossip<Roster>,
+    rotation: Rotation,
+    /// Secrets of gossip that are held, of the epochs in the view.
+    secrets: BTreeMap<EpochName, Secret>,
+    endpoints: Vec<LocalEndpoint>,
+    believed: Believed,
+    doubted: Vec<Doubt>,
+    sas: Sas,
+    /// Peers that the rotation knows, so that what gossip has of a new one is given to it.
+    paired: BTreeSet<PeerIndex>,
+    /// As it was when it was a member last.
+    own: desired::Node,
+    /// Counts the views that the rotation was given.
+    revision: u64,
+    /// Records of endpoints have changed.
+    claims_changed: bool,
+    /// The data plane may have changed.
+    plan_changed: bool,
+    actions: Vec<Action>,
+}
+
+/// A node that is not in its own view.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    /// The managers do not have this node.
+    #[error("node {0} is not in the roster: it left or was removed; join again")]
+    NotAMember(NodeId),
+}
+
+impl Member {
+    /// A node with the view that it pulled or kept.
+    pub fn new(settings: Settings, view: View, now: Instant) -> Result<Self, MemberError> {
+        let own = view
+            .peers
+            .get(&view.node)
+            .ok_or(MemberError::NotAMember(view.node))?;
+        let Settings {
+            key,
+            generation,
+            boot,
+            seed,
+            newest,
+            host,
+            rotation,
+        } = settings;
+        let identity = rotation::Identity {
+            cluster: view.cluster,
+            node: view.node,
+            index: own.index,
+            generation,
+        };
+        let managers = view
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.role == overlay_cluster::identity::Role::Manager)
+            .map(|(id, _)| *id)
+            .collect();
+        let gossip = gossip::engine::Settings {
+            cluster: view.cluster,
+            key,
+            generation,
+            boot,
+            seed,
+            managers,
+        };
+        let mut rotation = Rotation::new(rotation, identity, now);
+        if let Some(newest) = newest {
+            rotation.remember(newest);
+        }
+        Ok(Self {
+            own: plan::node(own),
+            host,
+            gossip: Gossip::new(now, gossip, roster(&view)),
+            rotation,
+            view,
+            secrets: BTreeMap::new(),
+            endpoints: Vec::new(),
+            believed: Believed::default(),
+            doubted: Vec::new(),
+            sas: Sas::default(),
+            paired: BTreeSet::new(),
+            revision: 0,
+            claims_changed: true,
+            plan_changed: true,
+            actions: Vec::new(),
+        })
+    }
+
+    /// Takes over the SAs that an earlier agent left in the kernel. Before anything else.
+    pub fn adopt(&mut self, peer: PeerIndex, sas: &[AdoptedSa], transmit: Option<Transmit>) {
+        self.rotation.adopt(peer, sas, transmit);
+    }
+
+    /// The endpoints of this node. Published is what the node hosts, and only that.
+    pub fn set_endpoints(
+        &mut self,
+        endpoints: Vec<LocalEndpoint>,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), PublishError> {
+        let keys = |endpoints: &[LocalEndpoint]| -> BTreeSet<(Vni, MacAddr)> {
+            endpoints.iter().map(|of| (of.vni, of.mac)).collect()
+        };
+        let (before, after) = (keys(&self.endpoints), keys(&endpoints));
+        for (vni, mac) in before.difference(&after) {
+            let key = Key::Endpoint {
+                vni: *vni,
+                mac: *mac,
+            };
+            let actions = self.gossip.withdraw(now, key)?;
+            self.gossiped(actions, now);
+        }
+        for endpoint in &endpoints {
+            let body = Body::Endpoint(Endpoint {
+                vni: endpoint.vni,
+                mac: endpoint.mac,
+                ips: endpoint.addresses.iter().map(|(ip, _)| *ip).collect(),
+                name: endpoint.name.clone(),
+            });
+            let actions = self.gossip.publish(now, body)?;
+            self.gossiped(actions, now);
+        }
+        self.endpoints = endpoints;
+        self.claims_changed = true;
+        self.settle(now, rng);
+        Ok(())
+    }
+
+    /// Publishes the node itself. Everything that this start publishes is published then.
+    pub fn announce(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<(), PublishError> {
+        self.publish_node(now)?;
+        self.gossip.complete(now);
+        self.follow(now, rng);
+        Ok(())
+    }
+
+    fn publish_node(&mut self, now: Instant) -> Result<(), PublishError> {
+        let Some(own) = self.view.peers.get(&self.view.node) else {
+            return Ok(());
+        };
+        let body = Body::Node(Node {
+            vteps: own.contact.vteps.iter().collect(),
+            control: own.contact.control,
+            software: own.contact.software.to_string(),
+            // Gossip fills it in.
+            boot: BootNonce::from_bytes([0; 16]),
+        });
+        let actions = self.gossip.publish(now, body)?;
+        self.gossiped(actions, now);
+        Ok(())
+    }
+
+    /// What a manager says has changed.
+    pub fn update(
+        &mut self,
+        update: Update,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), UpdateError> {
+        self.view.take(update)?;
+        self.follow(now, rng);
+        Ok(())
+    }
+
+    /// Secrets that a manager gave.
+    pub fn secrets(
+        &mut self,
+        name: EpochName,
+        secrets: EpochSecrets,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), RotationError> {
+        let gossip = secrets.gossip.clone();
+        self.rotation.secrets(name, secrets, now, rng)?;
+        if self.view.epochs.kept.contains(&name) {
+            self.secrets.insert(name, gossip);
+        }
+        self.follow_epochs();
+        self.settle(now, rng);
+        Ok(())
+    }
+
+    /// A datagram from the network.
+    pub fn datagram(
+        &mut self,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) {
+        let actions = self.gossip.handle_datagram(now, from, bytes);
+        self.gossiped(actions, now);
+        self.settle(now, rng);
+    }
+
+    /// What a peer said over its own connection.
+    pub fn acknowledged(
+        &mut self,
+        peer: NodeId,
+        message: &Acknowledgement,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), RotationError> {
+        self.rotation.acknowledgement(peer, message, now)?;
+        self.settle(now, rng);
+        Ok(())
+    }
+
+    /// What the kernel holds after an attempt.
+    pub fn applied(
+        &mut self,
+        attempt: u64,
+        held: &BTreeSet<Held>,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) {
+        for (peer, slot, event) in self.sas.found(attempt, held) {
+            self.rotation.kernel(peer, slot, event, now);
+        }
+        self.settle(now, rng);
+    }
+
+    /// Time has passed.
+    pub fn advance(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        if self.gossip.next_timeout() <= now {
+            let actions = self.gossip.handle_timeout(now);
+            self.gossiped(actions, now);
+        }
+        self.rotation.advance(now);
+        self.settle(now, rng);
+    }
+
+    /// When [`Self::advance`] is due, if nothing happens before.
+    pub fn deadline(&self) -> Instant {
+        let gossip = self.gossip.next_timeout();
+        self.rotation.deadline().map_or(gossip, |at| at.min(gossip))
+    }
+
+    /// Begins anti-entropy with a member: the first message, and what is to be handed to
+    /// [`Self::continue_sync`] with the answer.
+    pub fn start_sync(&mut self, peer: NodeId) -> (Sync, Vec<u8>) {
+        self.gossip.start_sync(peer)
+    }
+
+    /// The next message, or `None` when the exchange has ended well.
+    pub fn continue_sync(
+        &mut self,
+        sync: &mut Sync,
+        answer: &[u8],
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Vec<u8>>, SyncError> {
+        let (next, actions) = self.gossip.continue_sync(now, sync, answer)?;
+        self.gossiped(actions, now);
+        self.settle(now, rng);
+        Ok(next)
+    }
+
+    /// Answers a member's message of anti-entropy.
+    pub fn answer_sync(
+        &mut self,
+        peer: NodeId,
+        message: &[u8],
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Vec<u8>, SyncError> {
+        let (answer, actions) = self.gossip.answer_sync(now, peer, message)?;
+        self.gossiped(actions, now);
+        self.settle(now, rng);
+        Ok(answer)
+    }
+
+    /// Ends an exchange; `None` after one that failed.
+    pub fn end_sync(
+        &mut self,
+        peer: NodeId,
+        sync: Option<Sync>,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) {
+        let actions = self.gossip.end_sync(now, peer, sync);
+        self.gossiped(actions, now);
+        self.settle(now, rng);
+    }
+
+    /// What is to be done, in this order.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub const fn rotation(&self) -> &Rotation {
+        &self.rotation
+    }
+
+    pub const fn gossip(&self) -> &Gossip<Roster> {
+        &self.gossip
+    }
+
+    /// What other nodes tell and is not believed.
+    pub fn doubts(&self) -> &[Doubt] {
+        &self.doubted
+    }
+
+    /// Everything that depends on the view.
+    fn follow(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        let actions = self.gossip.set_roster(now, roster(&self.view));
+        self.gossiped(actions, now);
+        if let Some(own) = self.view.peers.get(&self.view.node) {
+            self.own = plan::node(own);
+        }
+        // A node that was removed is in no roster, and nobody takes its records.
+        let _unpublished = self.publish_node(now);
+        self.follow_epochs();
+        self.claims_changed = true;
+        self.settle(now, rng);
+    }
+
+    /// Makes gossip use the secrets of the view's epochs.
+    fn follow_epochs(&mut self) {
+        let kept: BTreeSet<_> = self.view.epochs.kept.iter().copied().collect();
+        let ended: Vec<_> = self
+            .secrets
+            .keys()
+            .filter(|name| !kept.contains(name))
+            .copied()
+            .collect();
+        for name in ended {
+            self.secrets.remove(&name);
+            self.gossip.retire_epoch(name);
+        }
+        for (name, secret) in &self.secrets {
+            if *name == self.view.epochs.current {
+                self.gossip.activate_epoch(*name, secret);
+            } else {
+                self.gossip.accept_epoch(*name, secret);
+            }
+        }
+    }
+
+    fn gossiped(&mut self, actions: Vec<gossip::engine::Action>, now: Instant) {
+        use gossip::engine::Action as Gossiped;
+        for action in actions {
+            match action {
+                Gossiped::Send { to, bytes } => self.actions.push(Action::Send { to, bytes }),
+                Gossiped::RecordChanged { owner, key } => self.record_changed(owner, key, now),
+                // For people: they ask gossip.
+                Gossiped::MemberHint { .. } => {}
+                Gossiped::EpochHint { .. } => self.actions.push(Action::PullView),
+                Gossiped::RequestSync { peer } => {
+                    if let Some(address) = self.address(&peer) {
+                        self.actions.push(Action::Sync { peer, address });
+                    }
+                }
+                Gossiped::GenerationRaised { generation } => {
+                    self.actions.push(Action::KeepGeneration(generation));
+                }
+            }
+        }
+    }
+
+    fn record_changed(&mut self, owner: NodeId, key: Key, now: Instant) {
+        match key {
+            Key::Endpoint { .. } => self.claims_changed = true,
+            Key::Ephemeral { .. } => {
+                if let Some(Body::Ephemeral(record)) = self.gossip.store().get(owner, &key) {
+                    // Of a node that shares no network with this one: given again if it comes to.
+                    let _unpaired = self.rotation.record(owner, record, now);
+                }
+            }
+            Key::Node | Key::Floor => {}
+        }
+    }
+
+    fn address(&self, node: &NodeId) -> Option<SocketAddr> {
+        Some(self.view.peers.get(node)?.contact.control)
+    }
+
+    /// Follows what has changed until nothing more does.
+    fn settle(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        if std::mem::take(&mut self.claims_changed) {
+            self.judge();
+            self.pair(now, rng);
+            self.plan_changed = true;
+        }
+        self.rotate(now);
+        if std::mem::take(&mut self.plan_changed) {
+            let data_plane = plan::data_plane(
+                &self.view,
+                &self.host,
+                &self.endpoints,
+                &self.believed,
+                self.sas.wanted(),
+            );
+            // Who was removed has said so by an alarm, and has an empty plan.
+            let data_plane = data_plane.unwrap_or_else(|_removed| self.closed());
+            self.actions
+                .retain(|action| !matches!(action, Action::Apply { .. }));
+            self.actions.push(Action::Apply {
+                attempt: self.sas.begin(),
+                data_plane: Box::new(data_plane),
+            });
+        }
+    }
+    /// Which endpoints of others are believed. What is doubted is told once.
+    fn judge(&mut self) {
+        let own = self.endpoints.iter().map(|of| (of.vni, of.mac)).collect();
+        let me = self.view.node;
+        let told = self
+            .gossip
+            .store()
+            .bodies()
+            .filter_map(|(owner, body)| match body {
+                Body::Endpoint(endpoint) if owner != me => Some((owner, endpoint)),
+                _ => None,
+            });
+        let (believed, doubts) = claims::judge(&self.view, &self.believed, &own, told);
+        let news = doubts.iter().filter(|doubt| !self.doubted.contains(doubt));
+        self.actions.extend(news.cloned().map(Action::Doubt));
+        self.believed = believed;
+        self.doubted = doubts;
+    }
+
+    /// Tells the rotation who shares an encrypted network with this node.
+    fn pair(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        let hosted = self.endpoints.iter().map(|of| of.vni).collect();
+        self.revision += 1;
+        let view = epochs::log_view(&self.view, self.revision, &hosted, &self.believed);
+        self.rotation.log(&view, now, rng);
+        let paired: BTreeSet<_> = view.peers.keys().copied().collect();
+        for (index, member) in &view.peers {
+            if self.paired.contains(index) {
+                continue;
+            }
+            for signed in self.gossip.store().of(member.node) {
+                if let Some(Body::Ephemeral(record)) = signed.record().content.body() {
+                    let _known = self.rotation.record(member.node, record, now);
+                }
+            }
+        }
+        self.paired = paired;
+    }
+
+    /// Does what the rotation asks for.
+    fn rotate(&mut self, now: Instant) {
+        while let Some(action) = self.rotation.next_action() {
+            match action {
+                rotation::Action::Alarm(alarm) => self.actions.push(Action::Alarm(alarm)),
+                rotation::Action::Pull(name) => self.actions.push(Action::PullSecrets(name)),
+                rotation::Action::Publish(record) => {
+                    // A node that was removed is in no roster, and nobody takes its records.
+                    if let Ok(actions) = self.gossip.publish(now, Body::Ephemeral(record)) {
+                        self.gossiped(actions, now);
+                    }
+                }
+                rotation::Action::Apply { peer, sas } => {
+                    self.sas.want(peer, sas);
+                    self.plan_changed = true;
+                }
+                rotation::Action::Send { peer, message } => {
+                    if let Some((peer, address)) = self.peer(peer) {
+                        self.actions.push(Action::Acknowledge {
+                            peer,
+                            address,
+                            message,
+                        });
+                    }
+                }
+                rotation::Action::Digest(digest) => self.actions.push(Action::Report(digest)),
+            }
+        }
+        self.withdraw_keys(now);
+    }
+
+    /// Ephemeral keys of epochs that have ended.
+    fn withdraw_keys(&mut self, now: Instant) {
+        let live: BTreeSet<_> = self.rotation.records().map(|record| record.epoch).collect();
+        let ended: Vec<_> = self
+            .gossip
+            .store()
+            .of(self.view.node)
+            .filter_map(|signed| match signed.record().content.body() {
+                Some(Body::Ephemeral(record)) if !live.contains(&record.epoch) => {
+                    Some(record.epoch)
+                }
+                _ => None,
+            })
+            .collect();
+        for epoch in ended {
+            if let Ok(actions) = self.gossip.withdraw(now, Key::Ephemeral { epoch }) {
+                self.gossiped(actions, now);
+            }
+        }
+    }
+
+    fn peer(&self, index: PeerIndex) -> Option<(NodeId, SocketAddr)> {
+        let (id, peer) = self
+            .view
+            .peers
+            .iter()
+            .find(|(_, peer)| peer.index == index)?;
+        Some((*id, peer.contact.control))
+    }
+
+    /// Nothing is open on a node that does not take part.
+    fn closed(&self) -> DataPlane {
+        DataPlane {
+            node: self.own.clone(),
+            settings: plan::settings(&self.view.settings, &self.host),
+            networks: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            local_endpoints: Vec::new(),
+            remote_endpoints: Vec::new(),
+        }
+    }
+}
+
+fn roster(view: &View) -> Roster {
+    let members = view.peers.iter();
+    Arc::new(
+        members
+            .map(|(id, peer)| (*id, *peer.key.verifying_key()))
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests;
