@@ -211,4 +211,6 @@ pub fn settings(cluster: &ClusterSettings, host: &HostSettings) -> Settings {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

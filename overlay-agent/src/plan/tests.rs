@@ -1,134 +1,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use ed25519_dalek::SigningKey;
-use ipnet::IpNet;
 use overlay_cluster::{
     gossip::record::Endpoint,
-    id::{ClusterId, EpochName, Generation},
-    log::{
-        addresses::Family,
-        epochs::{Phase, RotationPolicy},
-        member::{Availability, Contact, NodeKey, Role},
-        names::{Labels, NetworkName, NodeName, SoftwareVersion},
-        subnet::{Subnet, SubnetRequest},
-        view::{EpochsView, Version},
-    },
+    id::{EpochName, Generation},
+    log::epochs::Phase,
     secret::KeyMaterial,
-    time::Timestamp,
 };
 use overlay_ebpf::abi::{Epoch, Lane, MacAddr, Slot};
 use proptest::prelude::*;
 
 use super::{
     claims::{Doubt, Reason, judge},
+    testing::*,
     *,
 };
 use crate::dataplane::desired::NetnsRef;
-
-const BLUE: u32 = 4096;
-const GREEN: u32 = 4097;
-const TIME: Timestamp = Timestamp::from_secs(1_800_000_000);
-
-fn vni(number: u32) -> Vni {
-    Vni::new(number).unwrap()
-}
-
-fn key(n: u8) -> NodeKey {
-    NodeKey::new(SigningKey::from_bytes(&[n; 32]).verifying_key().to_bytes()).unwrap()
-}
-
-fn id(n: u8) -> NodeId {
-    key(n).id()
-}
-
-fn index(n: u8) -> PeerIndex {
-    PeerIndex::new(n.into()).unwrap()
-}
-
-fn peer(n: u8) -> ClusterPeer {
-    ClusterPeer {
-        index: index(n),
-        name: NodeName::new(format!("node-{n}")).unwrap(),
-        key: key(n),
-        role: Role::Worker,
-        availability: Availability::Active,
-        contact: Contact {
-            vteps: Vteps {
-                v4: Some([192, 0, 2, n].into()),
-                v6: None,
-            },
-            control: ([192, 0, 2, n], 7946).into(),
-            software: SoftwareVersion::new("0.1.0").unwrap(),
-        },
-        joined: TIME,
-    }
-}
-
-fn network(number: u32, encrypted: bool) -> Network {
-    let subnet = SubnetRequest {
-        net: format!("10.{}.0.0/16", number - 4096).parse().unwrap(),
-        gateway: None,
-        range: None,
-        block_prefix: None,
-    };
-    Network {
-        name: NetworkName::new(format!("net-{number}")).unwrap(),
-        vni: vni(number),
-        encrypted,
-        attachable: true,
-        replicate: false,
-        mtu: None,
-        subnets: BTreeMap::from([(Family::V4, Subnet::new(&subnet).unwrap())]),
-        rules: Vec::new(),
-        labels: Labels::default(),
-        created: TIME,
-    }
-}
-
-/// What node 1 is told: five nodes, an encrypted network and a plain one.
-fn view() -> View {
-    let current = EpochName {
-        incarnation: 0,
-        number: 1,
-        hash: [1; 8],
-    };
-    View {
-        cluster: ClusterId::from_bytes([7; 16]),
-        version: Version {
-            incarnation: 0,
-            revision: 9,
-        },
-        time: TIME,
-        node: id(1),
-        labels: Labels::default(),
-        peers: (1..=5).map(|n| (id(n), peer(n))).collect(),
-        networks: [network(BLUE, true), network(GREEN, false)]
-            .into_iter()
-            .map(|network| (network.vni, network))
-            .collect(),
-        leases: (1..=5).map(|n| (id(n), leases(n))).collect(),
-        epochs: EpochsView {
-            current,
-            phase: Phase::Stable,
-            kept: vec![current],
-            rotated: TIME,
-            policy: RotationPolicy::default(),
-        },
-        settings: ClusterSettings::default(),
-    }
-}
-
-/// Address `host` of node `n`'s block, 10.x.n.0/24.
-fn ip(number: u32, n: u8, host: u8) -> IpAddr {
-    [10, u8::try_from(number - 4096).unwrap(), n, host].into()
-}
-
-/// Node `n` has 10.x.n.0/24 of both networks.
-fn leases(n: u8) -> BTreeMap<Vni, Vec<IpNet>> {
-    [BLUE, GREEN]
-        .map(|number| (vni(number), vec![IpNet::new_assert(ip(number, n, 0), 24)]))
-        .into()
-}
 
 fn default_mac(address: IpAddr) -> MacAddr {
     match address {

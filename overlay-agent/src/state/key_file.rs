@@ -3,60 +3,36 @@
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
-    io::{Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use overlay_ebpf::abi::{Epoch, Lane, PeerIndex, Slot};
 use zeroize::Zeroizing;
 
-use super::{StateError, atomic_file};
+use super::{StateError, atomic_file, private_file};
 use crate::{
     dataplane::file::keys::{self, KeyEntry},
     secret::KeyMaterial,
 };
 
-/// Reads the keys of a file that root owns and nobody else may read or write.
+/// Reads the keys of a file that the owner of this process owns and nobody else may use.
 pub fn read(path: &Path) -> Result<Vec<KeyEntry>, StateError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(StateError::io("open the keys file", path))?;
-    read_open(file, path)
-}
-
-fn read_open(mut file: File, path: &Path) -> Result<Vec<KeyEntry>, StateError> {
-    let metadata = file
-        .metadata()
-        .map_err(StateError::io("look at the keys file", path))?;
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-    if !metadata.is_file() {
-        return Err(StateError::Content {
-            path: path.to_owned(),
-            reason: "is no regular file".into(),
-            remedy: "name a keys file made by `overlay dataplane keygen`",
-        });
-    }
-    if owner != 0 || (mode != 0o600 && mode != 0o400) {
-        return Err(StateError::KeysExposed {
-            path: path.to_owned(),
-            owner,
-            mode,
-        });
-    }
-    // One byte more than the file: reading to its end then never moves the buffer.
-    let mut text = Zeroizing::new(String::with_capacity(
-        usize::try_from(metadata.len()).unwrap_or(0) + 1,
-    ));
-    file.read_to_string(&mut text)
-        .map_err(StateError::io("read the keys file", path))?;
-    keys::parse(&text).map_err(|error| StateError::Content {
+    let content = |reason: String, remedy| StateError::Content {
         path: path.to_owned(),
-        reason: error.to_string(),
-        remedy: "correct the line",
-    })
+        reason,
+        remedy,
+    };
+    let bytes = private_file::read(path)?.ok_or_else(|| {
+        content(
+            "there is no such file".into(),
+            "make one with `overlay dataplane keygen`",
+        )
+    })?;
+    let text = str::from_utf8(&bytes)
+        .map_err(|error| content(error.to_string(), "name a text file with keys"))?;
+    keys::parse(text).map_err(|error| content(error.to_string(), "correct the line"))
 }
 
 /// Random keys for every ordered pair of nodes and every lane.
@@ -152,7 +128,10 @@ fn write(mut file: File, path: &Path, entries: &[KeyEntry]) -> Result<(), StateE
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    };
 
     use super::*;
     use crate::{dataplane::testing::index, state::atomic_file::testing::Directory};
@@ -214,7 +193,7 @@ mod tests {
         std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
         assert!(matches!(
             read(&path),
-            Err(StateError::KeysExposed { owner: 1000, .. })
+            Err(StateError::Exposed { owner: 1000, .. })
         ));
     }
 

@@ -3,7 +3,9 @@
 mod atomic_file;
 pub mod key_file;
 pub mod last_desired;
+pub mod membership;
 pub mod original_sysctls;
+mod private_file;
 pub mod used_keys;
 
 use std::{io, path::PathBuf};
@@ -29,9 +31,9 @@ pub enum StateError {
         remedy: &'static str,
     },
     #[error(
-        "{} holds keys and others than root may use it (owner {owner}, mode {mode:04o}): `chown root:root` and `chmod 600` it, and consider the keys known", path.display()
+        "{} holds secrets and others may use it (owner {owner}, mode {mode:04o}): `chown root:root` and `chmod 600` it, and consider the secrets known", path.display()
     )]
-    KeysExposed {
+    Exposed {
         path: PathBuf,
         owner: u32,
         mode: u32,
