@@ -24,7 +24,7 @@ pub enum Interrupt {
 }
 
 /// Runs `work` in a child with our arguments; SIGTERM ends it. `work` returns the exit status.
-pub fn run(name: &str, interrupt: Interrupt, work: impl FnOnce() -> Result<u8>) -> ExitCode {
+pub fn in_child(name: &str, interrupt: Interrupt, work: impl FnOnce() -> Result<u8>) -> ExitCode {
     let status = if std::env::var_os(WORKER).is_some() {
         work()
     } else {

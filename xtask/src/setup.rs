@@ -363,11 +363,12 @@ mod tests {
         for file in files {
             let text = fs::read_to_string(&file).expect("UTF-8");
             for program in programs(&text) {
-                let known = NETWORK.iter().any(|tool| tool.probe.contains(&program))
-                    || NO_TOOLS.contains(&program);
+                let mut tools = NETWORK.iter().chain(BENCH);
+                let known =
+                    tools.any(|tool| tool.probe.contains(&program)) || NO_TOOLS.contains(&program);
                 assert!(
                     known,
-                    "{} runs `{program}`, which is missing in setup::NETWORK",
+                    "{} runs `{program}`, which is missing in setup::NETWORK and setup::BENCH",
                     file.display()
                 );
                 seen += 1;

@@ -4,6 +4,7 @@
 //! The caller hands in what arrives, with the time, and does what comes back. After each input it takes
 //! the actions; at [`Member::deadline`] it calls [`Member::advance`].
 
+pub mod attach;
 mod sas;
 
 use std::{
@@ -30,7 +31,7 @@ use overlay_cluster::{
     secret::Secret,
     time::Instant,
 };
-use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
+use overlay_ebpf::abi::PeerIndex;
 use rand::CryptoRng;
 
 use crate::{
@@ -42,6 +43,7 @@ use crate::{
     },
 };
 
+use self::attach::Endpoints;
 pub use self::sas::{Held, Sas};
 
 /// What the caller is to do.
@@ -103,7 +105,7 @@ pub struct Member {
     rotation: Rotation,
     /// Secrets of gossip that are held, of the epochs in the view.
     secrets: BTreeMap<EpochName, Secret>,
-    endpoints: Vec<LocalEndpoint>,
+    endpoints: Endpoints,
     believed: Believed,
     doubted: Vec<Doubt>,
     sas: Sas,
@@ -126,6 +128,24 @@ pub enum MemberError {
     /// The managers do not have this node.
     #[error("node {0} is not in the roster: it left or was removed; join again")]
     NotAMember(NodeId),
+}
+
+/// An endpoint that is not attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    #[error(transparent)]
+    Endpoint(#[from] attach::AttachError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// An endpoint that is not detached, or of which the others do not hear.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DetachError {
+    #[error(transparent)]
+    Endpoint(#[from] attach::NoEndpoint),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
 }
 
 impl Member {
@@ -168,6 +188,8 @@ impl Member {
         if let Some(newest) = newest {
             rotation.remember(newest);
         }
+        let mut endpoints = Endpoints::default();
+        endpoints.follow(&view);
         Ok(Self {
             own: plan::node(own),
             host,
@@ -175,7 +197,7 @@ impl Member {
             rotation,
             view,
             secrets: BTreeMap::new(),
-            endpoints: Vec::new(),
+            endpoints,
             believed: Believed::default(),
             doubted: Vec::new(),
             sas: Sas::default(),
@@ -192,38 +214,76 @@ impl Member {
         self.rotation.adopt(peer, sas, transmit);
     }
 
-    /// The endpoints of this node. Published is what the node hosts, and only that.
-    pub fn set_endpoints(
+    /// Takes over the endpoints that an earlier agent attached. Before [`Self::announce`].
+    pub fn adopt_endpoints(
         &mut self,
         endpoints: Vec<LocalEndpoint>,
         now: Instant,
-        rng: &mut impl CryptoRng,
     ) -> Result<(), PublishError> {
-        let keys = |endpoints: &[LocalEndpoint]| -> BTreeSet<(Vni, MacAddr)> {
-            endpoints.iter().map(|of| (of.vni, of.mac)).collect()
-        };
-        let (before, after) = (keys(&self.endpoints), keys(&endpoints));
-        for (vni, mac) in before.difference(&after) {
-            let key = Key::Endpoint {
-                vni: *vni,
-                mac: *mac,
-            };
-            let actions = self.gossip.withdraw(now, key)?;
-            self.gossiped(actions, now);
+        self.endpoints.adopt(&self.view, endpoints);
+        for endpoint in self.endpoints.to_vec() {
+            self.publish_endpoint(&endpoint, now)?;
         }
-        for endpoint in &endpoints {
-            let body = Body::Endpoint(Endpoint {
-                vni: endpoint.vni,
-                mac: endpoint.mac,
-                ips: endpoint.addresses.iter().map(|(ip, _)| *ip).collect(),
-                name: endpoint.name.clone(),
-            });
-            let actions = self.gossip.publish(now, body)?;
-            self.gossiped(actions, now);
+        self.claims_changed = true;
+        Ok(())
+    }
+
+    /// Attaches an endpoint and tells the others. If it says so, the node needs a lease: the caller
+    /// proposes the command, pulls the view, and tries again.
+    pub fn attach(
+        &mut self,
+        request: attach::Request,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<LocalEndpoint, AttachError> {
+        let network = request.network.clone();
+        let endpoint = self.endpoints.attach(&self.view, request, now)?.clone();
+        if let Err(error) = self.publish_endpoint(&endpoint, now) {
+            // It was there a moment ago.
+            let _taken_back = self
+                .endpoints
+                .detach(&self.view, &network, &endpoint.name, now);
+            return Err(error.into());
         }
-        self.endpoints = endpoints;
         self.claims_changed = true;
         self.settle(now, rng);
+        Ok(endpoint)
+    }
+
+    /// Takes an endpoint out everywhere.
+    pub fn detach(
+        &mut self,
+        network: &str,
+        name: &str,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> Result<LocalEndpoint, DetachError> {
+        let endpoint = self.endpoints.detach(&self.view, network, name, now)?;
+        let key = Key::Endpoint {
+            vni: endpoint.vni,
+            mac: endpoint.mac,
+        };
+        let withdrawn = self.gossip.withdraw(now, key);
+        self.claims_changed = true;
+        let actions = withdrawn?;
+        self.gossiped(actions, now);
+        self.settle(now, rng);
+        Ok(endpoint)
+    }
+
+    fn publish_endpoint(
+        &mut self,
+        endpoint: &LocalEndpoint,
+        now: Instant,
+    ) -> Result<(), PublishError> {
+        let body = Body::Endpoint(Endpoint {
+            vni: endpoint.vni,
+            mac: endpoint.mac,
+            ips: endpoint.addresses.iter().map(|(ip, _)| *ip).collect(),
+            name: endpoint.name.clone(),
+        });
+        let actions = self.gossip.publish(now, body)?;
+        self.gossiped(actions, now);
         Ok(())
     }
 
@@ -389,6 +449,10 @@ impl Member {
         std::mem::take(&mut self.actions)
     }
 
+    pub const fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
     pub const fn view(&self) -> &View {
         &self.view
     }
@@ -410,6 +474,7 @@ impl Member {
     fn follow(&mut self, now: Instant, rng: &mut impl CryptoRng) {
         let actions = self.gossip.set_roster(now, roster(&self.view));
         self.gossiped(actions, now);
+        self.endpoints.follow(&self.view);
         if let Some(own) = self.view.peers.get(&self.view.node) {
             self.own = plan::node(own);
         }
@@ -492,7 +557,7 @@ impl Member {
             let data_plane = plan::data_plane(
                 &self.view,
                 &self.host,
-                &self.endpoints,
+                &self.endpoints.to_vec(),
                 &self.believed,
                 self.sas.wanted(),
             );

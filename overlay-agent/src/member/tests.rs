@@ -6,7 +6,6 @@ use std::{net::IpAddr, time::Duration};
 use overlay_cluster::{
     id::ClusterId,
     log::{
-        addresses::Family,
         command::{Command, Genesis, Outcome},
         epochs::{NewEpoch, Readiness, Reason, RotationPolicy},
         member::{Contact, NodeKey, Vteps},
@@ -94,7 +93,6 @@ struct World {
     hosts: BTreeMap<u8, Host>,
     now: Instant,
     rng: StdRng,
-    network: Vni,
     /// Packets that met no key at their receiver.
     lost: u32,
 }
@@ -173,7 +171,6 @@ impl World {
             hosts: BTreeMap::new(),
             now: Instant::from_start(Duration::from_secs(1)),
             rng,
-            network: Vni::new(Vni::MIN).unwrap(),
             lost: 0,
         };
         world.apply(Command::Initialise(Box::new(genesis)));
@@ -199,10 +196,7 @@ impl World {
             rules: Vec::new(),
             labels: Labels::default(),
         };
-        let Outcome::Created { vni } = world.apply(Command::CreateNetwork(request)) else {
-            panic!("no network");
-        };
-        world.network = vni;
+        world.apply(Command::CreateNetwork(request));
         for n in 1..=size {
             world.start(n, 1);
             world.attach(n);
@@ -256,7 +250,7 @@ impl World {
                 member.adopt(*index, &sas, transmit);
             }
             let endpoints = plan.local_endpoints.clone();
-            member.set_endpoints(endpoints, now, rng).unwrap();
+            member.adopt_endpoints(endpoints, now).unwrap();
         }
         member.announce(now, rng).unwrap();
         let host = Host {
@@ -267,35 +261,31 @@ impl World {
         self.hosts.insert(n, host);
     }
 
-    /// Gives a node its first endpoint, with an address that the log leases to it.
+    /// Gives a node an endpoint, with an address that the log leases to it.
     fn attach(&mut self, n: u8) {
-        let network = self.network;
-        let Outcome::Leased { blocks } = self.apply(Command::LeaseBlock {
-            network,
-            node: node(n),
-            family: Family::V4,
-            known: 0,
-        }) else {
-            panic!("no block");
-        };
-        // Its last address: never the gateway.
-        let IpAddr::V4(last) = blocks[0].broadcast() else {
-            panic!("{blocks:?}");
-        };
-        let address = std::net::Ipv4Addr::from_bits(last.to_bits() - 1);
-        let endpoint = LocalEndpoint {
-            vni: network,
-            name: format!("web-{n}"),
-            netns: NetnsRef::Name(format!("web-{n}")),
-            interface: "eth0".into(),
-            mac: MacAddr::from_ipv4(address.octets()),
-            addresses: vec![(address.into(), 16)],
-            routes: Vec::new(),
-        };
-        let (now, rng) = (self.now, &mut self.rng);
-        let member = &mut self.hosts.get_mut(&n).unwrap().member;
-        member.set_endpoints(vec![endpoint], now, rng).unwrap();
-        self.pull_all();
+        loop {
+            let request = attach::Request {
+                network: "blue".into(),
+                name: format!("web-{n}"),
+                netns: NetnsRef::Name(format!("web-{n}")),
+                interface: "eth0".into(),
+                mac: None,
+                addresses: Vec::new(),
+                routes: Vec::new(),
+                labels: Labels::default(),
+                managed: false,
+            };
+            let (now, rng) = (self.now, &mut self.rng);
+            let member = &mut self.hosts.get_mut(&n).unwrap().member;
+            match member.attach(request, now, rng) {
+                Ok(_) => return,
+                Err(AttachError::Endpoint(attach::AttachError::Lease { command, .. })) => {
+                    self.apply(*command);
+                    self.pull_all();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     fn pull(&mut self, n: u8) {
@@ -533,7 +523,7 @@ fn an_endpoint_that_goes_takes_the_sas_of_its_pairs_along() {
     world.run(Duration::from_secs(20));
     let (now, rng) = (world.now, &mut world.rng);
     let member = &mut world.hosts.get_mut(&3).unwrap().member;
-    member.set_endpoints(Vec::new(), now, rng).unwrap();
+    member.detach("blue", "web-3", now, rng).unwrap();
     world.run(Duration::from_secs(30));
     assert_eq!(world.open(), 2, "nodes 1 and 2");
     assert!(world.hosts[&3].kernel.sas.is_empty());

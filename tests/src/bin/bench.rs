@@ -23,7 +23,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let verb = Verb::parse();
-    supervise::run("bench", Interrupt::Ends, || {
+    supervise::in_child("bench", Interrupt::Ends, || {
         match verb {
             Verb::Traffic(options) => bench::traffic(&options)?,
             Verb::Programs(options) => bench::programs(&options)?,

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     } else {
         Interrupt::Ends
     };
-    supervise::run("demo", interrupt, || {
+    supervise::in_child("demo", interrupt, || {
         demo::run(keep, without_ipsec).map(|good| u8::from(!good))
     })
 }
