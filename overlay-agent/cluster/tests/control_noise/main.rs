@@ -1,27 +1,12 @@
 //! The fuzz targets on a fixed set of bytes: messages whole, cut short, with flipped bits, with
 //! pseudo-random changes, and noise. The same on every machine.
 
+#[path = "../../../../tests/fuzz/noise/random.rs"]
+mod random;
 mod targets;
 
 /// Random changes of each message.
 const ROUNDS: usize = 2000;
-
-/// SplitMix64: enough to choose bytes.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
 
 #[test]
 fn each_target_accepts_what_is_made_for_it_and_nothing_shorter() {
@@ -39,7 +24,7 @@ fn each_target_accepts_what_is_made_for_it_and_nothing_shorter() {
 
 #[test]
 fn messages_survive_flipped_bits_and_random_changes() {
-    let mut random = Random(1);
+    let mut random = random::Random(1);
     for (_, seed) in targets::made_now() {
         for bit in 0..seed.len() * 8 {
             let mut bytes = seed.clone();
@@ -63,7 +48,7 @@ fn messages_survive_flipped_bits_and_random_changes() {
 
 #[test]
 fn noise_of_every_kind_and_length_survives() {
-    let mut random = Random(2);
+    let mut random = random::Random(2);
     for len in 0..300 {
         for kind in 0..8 {
             let mut bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();

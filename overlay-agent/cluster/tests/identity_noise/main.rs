@@ -8,6 +8,10 @@ use std::{
 
 use rand::Rng as _;
 
+#[path = "../../../../tests/fuzz/noise/change.rs"]
+mod change;
+#[path = "../../../../tests/fuzz/noise/files.rs"]
+mod files;
 mod targets;
 
 /// Random changes of each seed for each target.
@@ -19,20 +23,12 @@ fn directory(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Files of a directory beside the fuzz targets, by name.
-fn files(name: &str) -> Vec<(String, Vec<u8>)> {
-    let path = directory(name);
-    let mut files: Vec<_> = fs::read_dir(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.path().extension().is_none())
-        .map(|entry| {
-            let name = entry.file_name().into_string().unwrap();
-            (name, fs::read(entry.path()).unwrap())
-        })
-        .collect();
-    files.sort();
-    files
+fn seeds() -> Vec<(String, Vec<u8>)> {
+    files::files(&directory("seeds"))
+}
+
+fn crashers() -> Vec<(String, Vec<u8>)> {
+    files::files(&directory("crashers"))
 }
 
 fn feed(bytes: &[u8]) {
@@ -44,7 +40,7 @@ fn feed(bytes: &[u8]) {
 /// The seeds were written by the first version. They are what disks and operators have.
 #[test]
 fn each_target_accepts_its_seed_and_no_other() {
-    let seeds = files("seeds");
+    let seeds = seeds();
     assert_eq!(seeds.len(), targets::ALL.len());
     for (name, target) in targets::ALL {
         for (seed, bytes) in &seeds {
@@ -57,7 +53,7 @@ fn each_target_accepts_its_seed_and_no_other() {
 fn what_is_made_now_is_what_was_made() {
     let mut made = targets::made_now();
     made.sort();
-    for ((name, made), (seed, kept)) in made.into_iter().zip(files("seeds")) {
+    for ((name, made), (seed, kept)) in made.into_iter().zip(seeds()) {
         assert_eq!(name, seed);
         assert!(
             made == kept,
@@ -76,14 +72,14 @@ fn write_seeds() {
 
 #[test]
 fn seeds_and_crashers_are_refused_when_cut_short() {
-    for (name, bytes) in files("seeds") {
+    for (name, bytes) in seeds() {
         for len in 0..bytes.len() {
             for (target, accepts) in targets::ALL {
                 assert!(!accepts(&bytes[..len]), "{target} on {len} bytes of {name}");
             }
         }
     }
-    for (_, bytes) in files("crashers") {
+    for (_, bytes) in crashers() {
         feed(&bytes);
     }
 }
@@ -108,19 +104,10 @@ fn seeds_are_refused_with_a_flipped_bit() {
 fn seeds_survive_random_changes() {
     let mut rng = targets::rng(6);
     let mut below = |limit: usize| rng.next_u32() as usize % limit;
-    for (_, seed) in files("seeds") {
+    for (_, seed) in seeds() {
         for _ in 0..ROUNDS {
             let mut bytes = seed.clone();
-            for _ in 0..=below(4) {
-                let at = below(bytes.len());
-                bytes[at] = match below(4) {
-                    0 => 0,
-                    1 => 0xff,
-                    // A byte of another place: fields take each other's values.
-                    2 => bytes[below(bytes.len())],
-                    _ => below(256) as u8,
-                };
-            }
+            change::change(&mut bytes, &mut below);
             feed(&bytes);
         }
     }

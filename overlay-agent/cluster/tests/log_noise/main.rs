@@ -6,6 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[path = "../../../../tests/fuzz/noise/change.rs"]
+mod change;
+#[path = "../../../../tests/fuzz/noise/files.rs"]
+mod files;
+#[path = "../../../../tests/fuzz/noise/random.rs"]
+mod random;
 mod targets;
 
 /// Random changes of each seed.
@@ -17,20 +23,12 @@ fn directory(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Files of a directory beside the fuzz targets, by name.
-fn files(name: &str) -> Vec<(String, Vec<u8>)> {
-    let path = directory(name);
-    let mut files: Vec<_> = fs::read_dir(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.path().extension().is_none())
-        .map(|entry| {
-            let name = entry.file_name().into_string().unwrap();
-            (name, fs::read(entry.path()).unwrap())
-        })
-        .collect();
-    files.sort();
-    files
+fn seeds() -> Vec<(String, Vec<u8>)> {
+    files::files(&directory("seeds"))
+}
+
+fn crashers() -> Vec<(String, Vec<u8>)> {
+    files::files(&directory("crashers"))
 }
 
 fn feed(bytes: &[u8]) {
@@ -39,27 +37,10 @@ fn feed(bytes: &[u8]) {
     }
 }
 
-/// SplitMix64: enough to choose bytes.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
-
 /// The seeds were written by the first version. They are what disks have.
 #[test]
 fn each_target_accepts_its_seeds() {
-    let seeds = files("seeds");
+    let seeds = seeds();
     for (name, target) in targets::ALL {
         let own: Vec<_> = seeds
             .iter()
@@ -76,7 +57,7 @@ fn each_target_accepts_its_seeds() {
 fn what_is_made_now_is_what_was_made() {
     let mut made = targets::made_now();
     made.sort();
-    let seeds = files("seeds");
+    let seeds = seeds();
     assert_eq!(made.len(), seeds.len());
     for ((name, made), (seed, kept)) in made.into_iter().zip(seeds) {
         assert_eq!(name, seed);
@@ -97,7 +78,7 @@ fn write_seeds() {
 
 #[test]
 fn seeds_are_refused_when_cut_short_and_crashers_survived() {
-    for (name, bytes) in files("seeds") {
+    for (name, bytes) in seeds() {
         for len in 0..bytes.len() {
             for (target, accepts) in targets::ALL {
                 let own = name.starts_with(target);
@@ -105,14 +86,14 @@ fn seeds_are_refused_when_cut_short_and_crashers_survived() {
             }
         }
     }
-    for (_, bytes) in files("crashers") {
+    for (_, bytes) in crashers() {
         feed(&bytes);
     }
 }
 
 #[test]
 fn seeds_survive_flipped_bits() {
-    for (_, mut bytes) in files("seeds") {
+    for (_, mut bytes) in seeds() {
         for bit in (0..bytes.len() * 8).step_by(3) {
             bytes[bit / 8] ^= 1 << (bit % 8);
             feed(&bytes);
@@ -123,20 +104,11 @@ fn seeds_survive_flipped_bits() {
 
 #[test]
 fn seeds_survive_random_changes() {
-    let mut random = Random(2);
-    for (_, seed) in files("seeds") {
+    let mut random = random::Random(2);
+    for (_, seed) in seeds() {
         for _ in 0..ROUNDS {
             let mut bytes = seed.clone();
-            for _ in 0..=random.below(4) {
-                let at = random.below(bytes.len());
-                bytes[at] = match random.below(4) {
-                    0 => 0,
-                    1 => 0xff,
-                    // A byte of another place: fields take each other's values.
-                    2 => bytes[random.below(bytes.len())],
-                    _ => random.next() as u8,
-                };
-            }
+            change::change(&mut bytes, |limit| random.below(limit));
             feed(&bytes);
         }
     }
@@ -144,7 +116,7 @@ fn seeds_survive_random_changes() {
 
 #[test]
 fn pure_noise_of_every_length_survives() {
-    let mut random = Random(3);
+    let mut random = random::Random(3);
     for len in 0..300 {
         for _ in 0..20 {
             let mut bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();

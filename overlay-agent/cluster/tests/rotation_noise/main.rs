@@ -8,6 +8,8 @@ use std::{
 
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 
+#[path = "../../../../tests/fuzz/noise/files.rs"]
+mod files;
 mod targets;
 
 fn directory(name: &str) -> PathBuf {
@@ -16,20 +18,12 @@ fn directory(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Files of a directory beside the fuzz targets, by name.
-fn files(name: &str) -> Vec<(String, Vec<u8>)> {
-    let path = directory(name);
-    let mut files: Vec<_> = fs::read_dir(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.path().extension().is_none())
-        .map(|entry| {
-            let name = entry.file_name().into_string().unwrap();
-            (name, fs::read(entry.path()).unwrap())
-        })
-        .collect();
-    files.sort();
-    files
+fn seeds() -> Vec<(String, Vec<u8>)> {
+    files::files(&directory("seeds"))
+}
+
+fn crashers() -> Vec<(String, Vec<u8>)> {
+    files::files(&directory("crashers"))
 }
 
 fn parse(bytes: &[u8]) {
@@ -41,7 +35,7 @@ fn parse(bytes: &[u8]) {
 /// The seeds were written by the first version: what older nodes send.
 #[test]
 fn what_is_made_now_is_what_was_made_and_no_target_takes_another_for_its_own() {
-    let seeds = files("seeds");
+    let seeds = seeds();
     let made = targets::made_now();
     assert_eq!(seeds.len(), made.len());
     for ((name, bytes), (seed, kept)) in made.iter().zip(&seeds) {
@@ -69,7 +63,7 @@ fn write_seeds() {
 
 #[test]
 fn seeds_and_crashers_survive_whole_and_cut_short() {
-    for (_, bytes) in files("seeds").into_iter().chain(files("crashers")) {
+    for (_, bytes) in seeds().into_iter().chain(crashers()) {
         (0..=bytes.len()).for_each(|len| parse(&bytes[..len]));
         targets::hostile_peer(&bytes);
     }
@@ -77,7 +71,7 @@ fn seeds_and_crashers_survive_whole_and_cut_short() {
 
 #[test]
 fn seeds_survive_each_flipped_bit() {
-    for (_, mut bytes) in files("seeds") {
+    for (_, mut bytes) in seeds() {
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             parse(&bytes);
@@ -89,7 +83,7 @@ fn seeds_survive_each_flipped_bit() {
 #[test]
 fn seeds_survive_random_changes() {
     let mut rng = StdRng::seed_from_u64(1);
-    for (_, seed) in files("seeds") {
+    for (_, seed) in seeds() {
         for _ in 0..2000 {
             let mut bytes = seed.clone();
             for _ in 0..rng.random_range(1..6) {
