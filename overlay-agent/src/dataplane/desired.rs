@@ -10,9 +10,8 @@ use std::{
     path::PathBuf,
 };
 
+pub use overlay_cluster::rotation::{Direction, Keying, Transmit};
 use overlay_ebpf::abi::{Epoch, Lane, MacAddr, MarkLayout, PeerIndex, Slot, Spi, Vni};
-
-use crate::secret::KeyMaterial;
 
 /// The desired data plane of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,15 +120,6 @@ pub struct Peer {
     pub sas: Vec<SecurityAssociation>,
 }
 
-/// Which outbound SAs carry the traffic to a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transmit {
-    pub epoch: Epoch,
-    pub slot: Slot,
-    /// Lanes of the slot, 1 to 16: SAs for lanes 0 to `lanes - 1` must be among the peer's `sas`.
-    pub lanes: u8,
-}
-
 /// One SA of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecurityAssociation {
@@ -152,23 +142,6 @@ impl SecurityAssociation {
         };
         Spi::of(sender, self.slot, self.lane)
     }
-}
-
-/// Direction of an SA as this node sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// First, so that receive SAs sort, and are installed, before transmit SAs.
-    In,
-    Out,
-}
-
-/// Whether this process knows the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keying {
-    /// To be installed with this key if it is not there yet.
-    Keyed(KeyMaterial),
-    /// Installed by an earlier agent: it stays as it is, and cannot be installed again.
-    Adopted,
 }
 
 /// An endpoint on this node.

@@ -596,6 +596,7 @@ impl Member {
         self.revision += 1;
         let view = epochs::log_view(&self.view, self.revision, &hosted, &self.believed);
         self.rotation.log(&view, now, rng);
+        self.withdraw_keys(now);
         let paired: BTreeSet<_> = view.peers.keys().copied().collect();
         for (index, member) in &view.peers {
             if self.paired.contains(index) {
@@ -638,7 +639,6 @@ impl Member {
                 rotation::Action::Digest(digest) => self.actions.push(Action::Report(digest)),
             }
         }
-        self.withdraw_keys(now);
     }
 
     /// Ephemeral keys of epochs that have ended.

@@ -42,10 +42,7 @@ impl Kernel {
         let mut desired = BTreeSet::new();
         for (index, peer) in &plan.peers {
             for sa in &peer.sas {
-                let direction = match sa.direction {
-                    desired::Direction::In => Direction::In,
-                    desired::Direction::Out => Direction::Out,
-                };
+                let direction = sa.direction;
                 let slot = SlotKey {
                     direction,
                     slot: sa.slot,
@@ -138,10 +135,7 @@ fn tokens(first: u8) -> Tokens {
 
 fn adopted(sa: &desired::SecurityAssociation) -> AdoptedSa {
     AdoptedSa {
-        direction: match sa.direction {
-            desired::Direction::In => Direction::In,
-            desired::Direction::Out => Direction::Out,
-        },
+        direction: sa.direction,
         epoch: sa.epoch,
         slot: sa.slot,
         lane: sa.lane,
@@ -242,12 +236,7 @@ impl World {
         if let Some(plan) = &plan {
             for (index, peer) in &plan.peers {
                 let sas: Vec<_> = peer.sas.iter().map(adopted).collect();
-                let transmit = peer.transmit.map(|of| Transmit {
-                    epoch: of.epoch,
-                    slot: of.slot,
-                    lanes: of.lanes,
-                });
-                member.adopt(*index, &sas, transmit);
+                member.adopt(*index, &sas, peer.transmit);
             }
             let endpoints = plan.local_endpoints.clone();
             member.adopt_endpoints(endpoints, now).unwrap();

@@ -28,8 +28,8 @@ use overlay_cluster::{
 use overlay_ebpf::abi::{PeerIndex, Vni};
 
 use crate::dataplane::desired::{
-    self, DataPlane, Direction, Keying, LocalEndpoint, MapSizes, Peer, RemoteEndpoint,
-    SecurityAssociation, Settings, Transmit, XdpMode,
+    self, DataPlane, LocalEndpoint, MapSizes, Peer, RemoteEndpoint, SecurityAssociation, Settings,
+    XdpMode,
 };
 
 use self::claims::Believed;
@@ -155,9 +155,7 @@ fn of_peer(
         name: peer.name.to_string(),
         vtep,
         networks,
-        transmit: sas
-            .and_then(|sas| sas.transmit)
-            .map(|rotation::Transmit { epoch, slot, lanes }| Transmit { epoch, slot, lanes }),
+        transmit: sas.and_then(|sas| sas.transmit),
         sas: sas
             .map(|sas| sas.sas.iter().map(of_sa).collect())
             .unwrap_or_default(),
@@ -166,19 +164,13 @@ fn of_peer(
 
 fn of_sa(sa: &rotation::Sa) -> SecurityAssociation {
     SecurityAssociation {
-        direction: match sa.direction {
-            rotation::Direction::In => Direction::In,
-            rotation::Direction::Out => Direction::Out,
-        },
+        direction: sa.direction,
         epoch: sa.epoch,
         slot: sa.slot,
         lane: sa.lane,
         sender_generation: sa.sender_generation.0,
         receiver_generation: sa.receiver_generation.0,
-        keying: match &sa.keying {
-            rotation::Keying::Keyed(key) => Keying::Keyed(key.clone()),
-            rotation::Keying::Adopted => Keying::Adopted,
-        },
+        keying: sa.keying.clone(),
     }
 }
 
