@@ -2,7 +2,7 @@
 //! on both sides, X25519, no resumption and no early data. Whom to let in is decided by
 //! [`overlay_cluster::identity`]; here it is put in the terms of rustls.
 //!
-//! A node serves three [`Service`]s at one address, told apart by their ALPN protocol, which comes
+//! A node serves four [`Service`]s at one address, told apart by their ALPN protocol, which comes
 //! in the clear before anybody is known: each has its own [`ServerConfig`], because each asks
 //! something else of its client. A client names the node that it calls ([`server_name`]), and no
 //! other may answer; the name is not sent.
@@ -54,10 +54,12 @@ pub enum Service {
     Join,
     /// A member whose certificate has expired: it may renew it and do nothing else.
     Renew,
+    /// Between managers: how they agree on their log.
+    Raft,
 }
 
 impl Service {
-    pub const ALL: [Self; 3] = [Self::Member, Self::Join, Self::Renew];
+    pub const ALL: [Self; 4] = [Self::Member, Self::Join, Self::Renew, Self::Raft];
 
     /// Name of its ALPN protocol.
     pub const fn alpn(self) -> &'static [u8] {
@@ -65,6 +67,7 @@ impl Service {
             Self::Member => b"overlay-member/1",
             Self::Join => b"overlay-join/1",
             Self::Renew => b"overlay-renew/1",
+            Self::Raft => b"overlay-raft/1",
         }
     }
 
@@ -115,7 +118,7 @@ impl Tls {
         let members = self.members.clone();
         let own = self.own.clone();
         let mut config = match service {
-            Service::Member | Service::Renew => builder
+            Service::Member | Service::Renew | Service::Raft => builder
                 .with_client_cert_verifier(Arc::new(peer::Client { service, members }))
                 .with_cert_resolver(own),
             Service::Join => builder
@@ -129,8 +132,8 @@ impl Tls {
         Ok(config)
     }
 
-    /// The client's side of a service for members: [`Service::Member`] or [`Service::Renew`]. The
-    /// server is a member with a valid certificate, and the one that [`server_name`] names.
+    /// The client's side of a service for members: any but [`Service::Join`]. The server is a member
+    /// with a valid certificate, and the one that [`server_name`] names.
     pub fn client(&self, service: Service) -> Result<ClientConfig, rustls::Error> {
         let config = ClientConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(&[&TLS13])?

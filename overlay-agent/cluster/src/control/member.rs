@@ -161,6 +161,9 @@ pub enum ProposeRefused {
     /// There is no leader: nothing was done.
     #[error("the managers have no leader ({0}): more than half of them must reach each other")]
     NoLeader(String),
+    /// It would leave fewer managers that answer than a majority of those that are left.
+    #[error("{0}")]
+    Majority(String),
 }
 
 fn leader_text(leader: &Option<(NodeId, SocketAddr)>) -> String {

@@ -1,6 +1,6 @@
 //! What the nodes say to each other over mutual TLS, and what a manager answers.
 //!
-//! Three services, each with its own messages ([`message`]: a version byte, a kind, postcard; no
+//! Four services, each with its own messages ([`message`]: a version byte, a kind, postcard; no
 //! kind is longer than its limit):
 //!
 //! | service | who calls | messages |
@@ -8,6 +8,7 @@
 //! | [`join`] | anybody with a token | one request: a certificate and the first view for a token |
 //! | [`renew`] | a member whose certificate has expired | one request: a new certificate |
 //! | [`member`] | a member | views, [`secrets`] of epochs, acknowledgements, anti-entropy, proposals |
+//! | [`raft`] | a manager, of a manager | how the managers agree on their log |
 //!
 //! [`handler`] decides: from a request, who sends it and the state of the managers' log follows an
 //! answer, a command for the log, or what the caller has to do. It asks the log on every request:
@@ -20,6 +21,7 @@ pub mod member;
 pub mod message;
 mod nested;
 pub mod permission;
+pub mod raft;
 pub mod renew;
 pub mod secrets;
 

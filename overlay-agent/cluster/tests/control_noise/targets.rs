@@ -11,6 +11,7 @@ use overlay_cluster::{
         join::{JoinRefused, JoinRequest, JoinResponse},
         member::{MemberRefused, MemberRequest, MemberResponse, ProposeRefused},
         message::{Message, decode, encode},
+        raft::{Body, Head, LogOf, RaftRefused, RaftRequest, RaftResponse, ReportedDigest},
         renew::{RenewRefused, RenewRequest, RenewResponse},
     },
     id::{EpochName, NodeId},
@@ -24,13 +25,15 @@ use overlay_cluster::{
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// Every target, by the beginning of its seeds' names.
-pub const ALL: [Target; 6] = [
+pub const ALL: [Target; 8] = [
     ("join_request", message::<JoinRequest>),
     ("join_response", message::<JoinResponse>),
     ("renew_request", message::<RenewRequest>),
     ("renew_response", message::<RenewResponse>),
     ("member_request", message::<MemberRequest>),
     ("member_response", message::<MemberResponse>),
+    ("raft_request", message::<RaftRequest>),
+    ("raft_response", message::<RaftResponse>),
 ];
 
 /// All of them: the kinds overlap, and a fuzzer that has one has the others.

@@ -135,8 +135,16 @@ pub struct Client {
     tls: Tls,
     member: TlsConnector,
     renew: TlsConnector,
-    limits: ClientLimits,
+    pub(super) raft: TlsConnector,
+    pub(super) limits: ClientLimits,
+    /// Nodes of one process have addresses of documentation, and listen elsewhere.
+    #[cfg(test)]
+    pub detours: Detours,
 }
+
+/// Where a node listens in truth, by the address under which it is known.
+#[cfg(test)]
+pub type Detours = Arc<std::sync::RwLock<std::collections::BTreeMap<SocketAddr, SocketAddr>>>;
 
 impl Client {
     pub fn new(tls: Tls, limits: ClientLimits) -> Result<Self, rustls::Error> {
@@ -147,13 +155,27 @@ impl Client {
         Ok(Self {
             member: connector(Service::Member)?,
             renew: connector(Service::Renew)?,
+            raft: connector(Service::Raft)?,
             tls,
             limits,
+            #[cfg(test)]
+            detours: Detours::default(),
         })
     }
 
     pub const fn tls(&self) -> &Tls {
         &self.tls
+    }
+
+    #[cfg(not(test))]
+    pub(super) const fn way(&self, address: SocketAddr) -> SocketAddr {
+        address
+    }
+
+    #[cfg(test)]
+    pub(super) fn way(&self, address: SocketAddr) -> SocketAddr {
+        let detours = self.detours.read().unwrap();
+        detours.get(&address).copied().unwrap_or(address)
     }
 
     /// Connects with `node`, and with no other that may answer at `address`.
@@ -162,7 +184,8 @@ impl Client {
         address: SocketAddr,
         node: NodeId,
     ) -> Result<Connection, ClientError> {
-        let stream = open(&self.member, address, server_name(node), self.limits).await?;
+        let way = self.way(address);
+        let stream = open(&self.member, way, server_name(node), self.limits).await?;
         let connection = Connection {
             certificates: certificates(&stream),
             stream,
@@ -405,12 +428,12 @@ impl Connection {
     }
 }
 
-fn certificates(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+pub(super) fn certificates(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     shown.iter().map(|der| der.clone().into_owned()).collect()
 }
 
-async fn open(
+pub(super) async fn open(
     connector: &TlsConnector,
     address: SocketAddr,
     name: ServerName<'static>,
@@ -439,7 +462,7 @@ async fn open(
 }
 
 /// Sends `request` and waits for the answer to it.
-async fn exchange<Q, A>(
+pub(super) async fn exchange<Q, A>(
     stream: &mut TlsStream<TcpStream>,
     request: &Q,
     address: SocketAddr,
@@ -486,6 +509,6 @@ fn alert(error: &io::Error) -> Option<AlertDescription> {
 }
 
 /// The peer may be gone already.
-async fn goodbye(stream: &mut TlsStream<TcpStream>) {
+pub(super) async fn goodbye(stream: &mut TlsStream<TcpStream>) {
     let _ = timeout(Duration::from_secs(1), stream.shutdown()).await;
 }

@@ -10,6 +10,7 @@ use overlay_cluster::{
         handler::{Caller, Handler, Issue, Todo},
         join::{Join, JoinRefused, JoinRequest, JoinResponse, Joined},
         member::{MemberRefused, MemberRequest, MemberResponse, ProposeRefused},
+        raft::{RaftRefused, RaftRequest, RaftResponse},
         renew::{RenewRefused, RenewRequest, RenewResponse, Renewed},
     },
     gossip::anti_entropy::SyncError,
@@ -50,6 +51,11 @@ pub trait Office: Send + Sync + 'static {
     fn reported(&self, node: NodeId, digest: Digest);
     /// The answer to one message of an anti-entropy exchange.
     fn sync(&self, peer: NodeId, message: &[u8]) -> Result<Vec<u8>, SyncError>;
+    /// The answer to another manager, on a manager.
+    fn raft(&self, from: NodeId, request: RaftRequest) -> BoxFuture<'_, RaftResponse> {
+        let _ = (from, request);
+        Box::pin(async { RaftResponse::Refused(RaftRefused::NoLog) })
+    }
 }
 
 /// Answers requests by the rules.
@@ -79,36 +85,10 @@ impl Desk {
         match self.office.propose(command.clone()).await {
             Err(ProposeRefused::NotLeader {
                 leader: Some((node, address)),
-            }) if !forwarded && node != self.own => self.forward(node, address, command).await,
+            }) if !forwarded && node != self.own => {
+                forward(&self.client, node, address, command).await
+            }
             decided => decided,
-        }
-    }
-
-    async fn forward(
-        &self,
-        node: NodeId,
-        address: SocketAddr,
-        command: Command,
-    ) -> Result<Outcome, ProposeRefused> {
-        let mut leader = self
-            .client
-            .connect(address, node)
-            .await
-            .map_err(|error| ProposeRefused::NoLeader(error.to_string()))?;
-        let decided = leader.propose(command, true).await;
-        match decided {
-            Ok(outcome) => {
-                leader.close().await;
-                Ok(outcome)
-            }
-            Err(ClientError::Refused(refused)) => Err(match *refused {
-                MemberRefused::Proposal(refused) => refused,
-                refused => ProposeRefused::NoLeader(refused.to_string()),
-            }),
-            Err(error @ ClientError::NotManager { .. }) => {
-                Err(ProposeRefused::NoLeader(error.to_string()))
-            }
-            Err(error) => Err(ProposeRefused::Undecided(error.to_string())),
         }
     }
 
@@ -212,6 +192,34 @@ impl Desk {
     }
 }
 
+/// Lets the manager that leads put a command in the log.
+pub async fn forward(
+    client: &Client,
+    leader: NodeId,
+    address: SocketAddr,
+    command: Command,
+) -> Result<Outcome, ProposeRefused> {
+    let mut leader = client
+        .connect(address, leader)
+        .await
+        .map_err(|error| ProposeRefused::NoLeader(error.to_string()))?;
+    let decided = leader.propose(command, true).await;
+    match decided {
+        Ok(outcome) => {
+            leader.close().await;
+            Ok(outcome)
+        }
+        Err(ClientError::Refused(refused)) => Err(match *refused {
+            MemberRefused::Proposal(refused) => refused,
+            refused => ProposeRefused::NoLeader(refused.to_string()),
+        }),
+        Err(error @ ClientError::NotManager { .. }) => {
+            Err(ProposeRefused::NoLeader(error.to_string()))
+        }
+        Err(error) => Err(ProposeRefused::Undecided(error.to_string())),
+    }
+}
+
 fn is_present(handler: &Handler<'_>, node: &NodeId) -> bool {
     handler
         .log
@@ -263,6 +271,10 @@ impl Host for Desk {
 
     fn member(&self, caller: Caller, request: MemberRequest) -> BoxFuture<'_, MemberResponse> {
         Box::pin(self.answer(caller, request))
+    }
+
+    fn raft(&self, caller: Caller, request: RaftRequest) -> BoxFuture<'_, RaftResponse> {
+        self.office.raft(caller.node, request)
     }
 }
 

@@ -32,6 +32,10 @@ pub struct ServerLimits {
     pub members: usize,
     /// Of them, of one node.
     pub per_member: usize,
+    /// Connections of managers, for raft. They have places of their own.
+    pub managers: usize,
+    /// Of them, of one manager.
+    pub per_manager: usize,
     /// From the first byte to the end of the handshake.
     pub handshake: Duration,
     /// A member may be silent for so long between two requests.
@@ -54,6 +58,8 @@ impl Default for ServerLimits {
             strangers_per_source: 32,
             members: 32_768,
             per_member: 8,
+            managers: 256,
+            per_manager: 16,
             handshake: Duration::from_secs(5),
             idle: Duration::from_secs(120),
             recheck: Duration::from_secs(2),

@@ -18,6 +18,8 @@ use overlay_cluster::{
         handler::Caller,
         join::{JoinRequest, JoinResponse},
         member::{MemberRequest, MemberResponse},
+        message::Message,
+        raft::{RaftRequest, RaftResponse},
         renew::{RenewRequest, RenewResponse},
     },
     id::NodeId,
@@ -45,6 +47,8 @@ pub trait Host: Send + Sync + 'static {
     fn join(&self, from: SocketAddr, request: JoinRequest) -> BoxFuture<'_, JoinResponse>;
     fn renew(&self, caller: Caller, request: RenewRequest) -> BoxFuture<'_, RenewResponse>;
     fn member(&self, caller: Caller, request: MemberRequest) -> BoxFuture<'_, MemberResponse>;
+    /// The caller is a manager.
+    fn raft(&self, caller: Caller, request: RaftRequest) -> BoxFuture<'_, RaftResponse>;
 }
 
 /// Why a connection was ended by this side, or broke.
@@ -74,16 +78,18 @@ pub enum Ended {
     NoClock,
 }
 
-/// The server's side of all three services, at one address.
+/// The server's side of all services, at one address.
 pub struct Server {
     tls: Tls,
     member: Arc<ServerConfig>,
     join: Arc<ServerConfig>,
     renew: Arc<ServerConfig>,
+    raft: Arc<ServerConfig>,
     host: Arc<dyn Host>,
     limits: ServerLimits,
     strangers: Arc<Places<IpAddr>>,
     members: Arc<Places<NodeId>>,
+    managers: Arc<Places<NodeId>>,
 }
 
 impl Server {
@@ -97,8 +103,10 @@ impl Server {
             member: config(Service::Member)?,
             join: config(Service::Join)?,
             renew: config(Service::Renew)?,
+            raft: config(Service::Raft)?,
             strangers: Places::new(limits.strangers, limits.strangers_per_source),
             members: Places::new(limits.members, limits.per_member),
+            managers: Places::new(limits.managers, limits.per_manager),
             tls,
             host,
             limits,
@@ -186,7 +194,16 @@ impl Server {
                 let caller = self.caller(certificates.as_deref(), service)?;
                 let _place = self.members.take(caller.node)?;
                 drop(stranger);
-                self.answer_member(&mut stream, certificates.as_deref(), stop)
+                let answer = |caller, request| self.host.member(caller, request);
+                self.answer_all(&mut stream, certificates.as_deref(), service, answer, stop)
+                    .await?;
+            }
+            Service::Raft => {
+                let caller = self.caller(certificates.as_deref(), service)?;
+                let _place = self.managers.take(caller.node)?;
+                drop(stranger);
+                let answer = |caller, request| self.host.raft(caller, request);
+                self.answer_all(&mut stream, certificates.as_deref(), service, answer, stop)
                     .await?;
             }
         }
@@ -207,6 +224,7 @@ impl Server {
             Service::Member => &self.member,
             Service::Join => &self.join,
             Service::Renew => &self.renew,
+            Service::Raft => &self.raft,
         };
         let stream = start
             .into_stream(config.clone())
@@ -253,10 +271,13 @@ impl Server {
         Ok(())
     }
 
-    async fn answer_member(
-        &self,
+    /// One request after the other, as long as the peer is let in.
+    async fn answer_all<'a, Q: Message, A: Message>(
+        &'a self,
         stream: &mut TlsStream<TcpStream>,
         certificates: Option<&[CertificateDer<'_>]>,
+        service: Service,
+        answer: impl Fn(Caller, Q) -> BoxFuture<'a, A>,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Ended> {
         let ServerLimits { idle, pace, .. } = self.limits;
@@ -272,7 +293,7 @@ impl Server {
                         () = &mut stopped => return Ok(()),
                         request = &mut request => break request?,
                         _ = recheck.tick() => {
-                            self.caller(certificates, Service::Member)?;
+                            self.caller(certificates, service)?;
                         }
                     }
                 }
@@ -280,8 +301,8 @@ impl Server {
             let Some(request) = request else {
                 return Ok(());
             };
-            let caller = self.caller(certificates, Service::Member)?;
-            let response = self.wait(self.host.member(caller, request)).await?;
+            let caller = self.caller(certificates, service)?;
+            let response = self.wait(answer(caller, request)).await?;
             frame::send(stream, &response, pace).await?;
         }
     }

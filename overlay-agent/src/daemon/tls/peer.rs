@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use overlay_cluster::{
+    id::NodeId,
     identity::{
+        Role,
         certificate::{self, CertificateError, Identity},
         revocation::{self, Admission, Refusal},
         trust::{RootDigest, TrustBundle},
@@ -44,6 +46,15 @@ pub enum PeerError {
     Name {
         /// The name.
         name: String,
+    },
+    /// It is a member, and wants what managers alone have.
+    #[error(
+        "node {node} is no manager: its certificate or the roster says worker; one that was \
+         promoted renews its certificate first"
+    )]
+    NotManager {
+        /// The peer.
+        node: NodeId,
     },
 }
 
@@ -86,11 +97,16 @@ fn check(
 ) -> Result<Peer, PeerError> {
     let trust = members.trust();
     let identity = match service {
-        Service::Member => certificate::verify(certificate, &trust, now)?,
+        Service::Member | Service::Raft => certificate::verify(certificate, &trust, now)?,
         Service::Renew => certificate::verify_for_renewal(certificate, &trust, now)?,
         Service::Join => return Err(PeerError::Nobody),
     };
     let admission = revocation::admit(&identity, &|node| members.standing(node))?;
+    if service == Service::Raft && admission.role != Role::Manager {
+        return Err(PeerError::NotManager {
+            node: identity.node,
+        });
+    }
     Ok(Peer {
         identity,
         admission,

@@ -538,7 +538,7 @@ fn the_service_is_known_from_the_first_message() {
     }
     assert_eq!(asked(&[]), None);
     assert_eq!(asked(&[b"h2"]), None);
-    let [member, join, _] = Service::ALL.map(Service::alpn);
+    let [member, join, ..] = Service::ALL.map(Service::alpn);
     assert_eq!(asked(&[join, member]), None);
 
     let mut client = a.client(Service::Renew, &b, NOW);
