@@ -281,7 +281,13 @@ impl Server {
                 return Ok(());
             };
             let caller = self.caller(certificates, Service::Member)?;
-            let response = self.wait(self.host.member(caller, request)).await?;
+            // Who waits for news is not waited for.
+            let waits = matches!(request, MemberRequest::WatchView { .. });
+            let response = tokio::select! {
+                biased;
+                () = &mut stopped, if waits => return Ok(()),
+                response = self.wait(self.host.member(caller, request)) => response?,
+            };
             frame::send(stream, &response, pace).await?;
         }
     }
