@@ -2,5 +2,6 @@
 
 pub mod control;
 pub mod managers;
+pub mod node;
 pub mod store;
 pub mod tls;

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod features;
 pub mod firewall;
 pub mod host;
+pub mod keeper;
 pub mod links;
 pub mod modules;
 pub mod monitor;

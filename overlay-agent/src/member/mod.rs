@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
@@ -26,7 +27,8 @@ use overlay_cluster::{
     keys::EpochSecrets,
     log::view::{Update, UpdateError, View},
     rotation::{
-        self, Acknowledgement, AdoptedSa, Alarm, Digest, Rotation, RotationError, Transmit,
+        self, Acknowledgement, AdoptedSa, Alarm, Digest, Rotation, RotationError, SlotKey,
+        Transmit, Usage,
     },
     secret::Secret,
     time::Instant,
@@ -45,6 +47,11 @@ use crate::{
 
 use self::attach::Endpoints;
 pub use self::sas::{Held, Sas};
+
+/// From the first word of others' endpoints to a look at all of them.
+const GATHER: Duration = Duration::from_millis(20);
+/// And so much longer for each that is known.
+const GATHER_EACH: Duration = Duration::from_micros(2);
 
 /// What the caller is to do.
 #[derive(Debug)]
@@ -117,6 +124,8 @@ pub struct Member {
     revision: u64,
     /// Records of endpoints have changed.
     claims_changed: bool,
+    /// If others' alone, they are looked at then: they come in bursts.
+    claims_due: Option<Instant>,
     /// The data plane may have changed.
     plan_changed: bool,
     actions: Vec<Action>,
@@ -204,6 +213,7 @@ impl Member {
             paired: BTreeSet::new(),
             revision: 0,
             claims_changed: true,
+            claims_due: None,
             plan_changed: true,
             actions: Vec::new(),
         })
@@ -224,7 +234,7 @@ impl Member {
         for endpoint in self.endpoints.to_vec() {
             self.publish_endpoint(&endpoint, now)?;
         }
-        self.claims_changed = true;
+        self.judge_at_once();
         Ok(())
     }
 
@@ -245,7 +255,7 @@ impl Member {
                 .detach(&self.view, &network, &endpoint.name, now);
             return Err(error.into());
         }
-        self.claims_changed = true;
+        self.judge_at_once();
         self.settle(now, rng);
         Ok(endpoint)
     }
@@ -264,7 +274,7 @@ impl Member {
             mac: endpoint.mac,
         };
         let withdrawn = self.gossip.withdraw(now, key);
-        self.claims_changed = true;
+        self.judge_at_once();
         let actions = withdrawn?;
         self.gossiped(actions, now);
         self.settle(now, rng);
@@ -321,6 +331,13 @@ impl Member {
         self.view.take(update)?;
         self.follow(now, rng);
         Ok(())
+    }
+
+    /// The managers say that this node takes part no longer: nothing stays open.
+    pub fn removed(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        if self.view.peers.remove(&self.view.node).is_some() {
+            self.follow(now, rng);
+        }
     }
 
     /// Secrets that a manager gave.
@@ -381,6 +398,17 @@ impl Member {
         self.settle(now, rng);
     }
 
+    /// What the SAs of a slot have carried, by the kernel.
+    pub fn usage(&mut self, peer: PeerIndex, slot: SlotKey, usage: Usage) {
+        self.rotation.usage(peer, slot, usage);
+    }
+
+    /// Says to others that this agent stops. What is in the kernel stays.
+    pub fn leave(&mut self, now: Instant) {
+        let actions = self.gossip.leave(now);
+        self.gossiped(actions, now);
+    }
+
     /// Time has passed.
     pub fn advance(&mut self, now: Instant, rng: &mut impl CryptoRng) {
         if self.gossip.next_timeout() <= now {
@@ -394,7 +422,10 @@ impl Member {
     /// When [`Self::advance`] is due, if nothing happens before.
     pub fn deadline(&self) -> Instant {
         let gossip = self.gossip.next_timeout();
-        self.rotation.deadline().map_or(gossip, |at| at.min(gossip))
+        [self.rotation.deadline(), self.claims_due]
+            .into_iter()
+            .flatten()
+            .fold(gossip, Instant::min)
     }
 
     /// Begins anti-entropy with a member: the first message, and what is to be handed to
@@ -465,6 +496,11 @@ impl Member {
         &self.gossip
     }
 
+    /// The endpoints of other nodes that are believed.
+    pub const fn believed(&self) -> &Believed {
+        &self.believed
+    }
+
     /// What other nodes tell and is not believed.
     pub fn doubts(&self) -> &[Doubt] {
         &self.doubted
@@ -481,8 +517,22 @@ impl Member {
         // A node that was removed is in no roster, and nobody takes its records.
         let _unpublished = self.publish_node(now);
         self.follow_epochs();
-        self.claims_changed = true;
+        self.judge_at_once();
         self.settle(now, rng);
+    }
+
+    fn judge_at_once(&mut self) {
+        self.claims_changed = true;
+        self.claims_due = None;
+    }
+
+    /// Looking at what others tell takes the longer the more it is.
+    fn judge_soon(&mut self, now: Instant) {
+        if !self.claims_changed {
+            self.claims_changed = true;
+            let known = u32::try_from(self.believed.len()).unwrap_or(u32::MAX);
+            self.claims_due = Some(now + GATHER + GATHER_EACH * known);
+        }
     }
 
     /// Makes gossip use the secrets of the view's epochs.
@@ -530,7 +580,7 @@ impl Member {
 
     fn record_changed(&mut self, owner: NodeId, key: Key, now: Instant) {
         match key {
-            Key::Endpoint { .. } => self.claims_changed = true,
+            Key::Endpoint { .. } => self.judge_soon(now),
             Key::Ephemeral { .. } => {
                 if let Some(Body::Ephemeral(record)) = self.gossip.store().get(owner, &key) {
                     // Of a node that shares no network with this one: given again if it comes to.
@@ -547,7 +597,9 @@ impl Member {
 
     /// Follows what has changed until nothing more does.
     fn settle(&mut self, now: Instant, rng: &mut impl CryptoRng) {
-        if std::mem::take(&mut self.claims_changed) {
+        if self.claims_changed && self.claims_due.is_none_or(|due| due <= now) {
+            self.claims_changed = false;
+            self.claims_due = None;
             self.judge();
             self.pair(now, rng);
             self.plan_changed = true;

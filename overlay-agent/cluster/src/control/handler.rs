@@ -26,7 +26,7 @@ use crate::{
         refusal::Refusal,
         roster::{Applicant, RosterRefusal},
         state::Cluster,
-        view::Update,
+        view::{Update, Version},
     },
     rotation::{Acknowledgement, Digest},
     time::Timestamp,
@@ -95,6 +95,9 @@ pub enum Todo {
     Report(NodeId, Digest),
     /// For the gossip: answer with what it says.
     Sync(NodeId, Vec<u8>),
+    /// The caller has all there is: decide again when the log has changed, or answer a pull with it
+    /// when the wait is over.
+    Wait(Version),
 }
 
 impl<'a> Handler<'a> {
@@ -225,6 +228,16 @@ impl<'a> Handler<'a> {
                 may_propose(caller.node, may_be, &command)
                     .map_err(|denied| MemberRefused::Proposal(ProposeRefused::Denied(denied)))?;
                 Ok(Todo::Propose { command, forwarded })
+            }
+            MemberRequest::WatchView { have } => {
+                let log = log?;
+                if log.version() == have {
+                    return Ok(Todo::Wait(have));
+                }
+                let update = log
+                    .update(&caller.node, Some(have))
+                    .map_err(MemberRefused::Roster)?;
+                Ok(Todo::Answer(MemberResponse::View(update)))
             }
         }
     }

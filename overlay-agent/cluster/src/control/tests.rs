@@ -609,6 +609,9 @@ fn every_message_is_read_as_it_is_written() {
             command,
             forwarded: true,
         },
+        MemberRequest::WatchView {
+            have: world.log().version(),
+        },
     ] {
         parse_back(&request);
     }

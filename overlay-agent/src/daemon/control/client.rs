@@ -342,6 +342,14 @@ impl Connection {
         }
     }
 
+    /// What has changed since `have`, when something has; nothing, if that takes long.
+    pub async fn watch_view(&mut self, have: Version) -> Result<Update, ClientError> {
+        match self.ask_manager(&MemberRequest::WatchView { have }).await? {
+            MemberResponse::View(update) => Ok(update),
+            _ => Err(self.unexpected()),
+        }
+    }
+
     /// The secrets of those of `epochs` that are live, each checked against the epoch's name.
     pub async fn pull_secrets(
         &mut self,
@@ -405,7 +413,8 @@ impl Connection {
         goodbye(&mut self.stream).await;
     }
 
-    async fn ask_manager(
+    /// Asks for anything, if the peer is a manager.
+    pub async fn ask_manager(
         &mut self,
         request: &MemberRequest,
     ) -> Result<MemberResponse, ClientError> {

@@ -22,10 +22,14 @@ use overlay_cluster::{
         roster::RosterRefusal,
         state::Cluster,
     },
+    log::view::Version,
     rotation::{Acknowledgement, Digest},
     time::Timestamp,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     client::{Client, ClientError},
@@ -34,6 +38,14 @@ use super::{
 
 /// How long a follower waits for its own log to have what the leader has decided.
 const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// How long a node that has all there is waits for more: less than
+/// [`super::limits::ServerLimits::answer`].
+pub const HOLD: Duration = Duration::from_secs(25);
+
+/// From a change of the log to the answers to those who wait for one: commands come in bursts, and
+/// each answer goes to every node.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// What the desk needs of its node.
 pub trait Office: Send + Sync + 'static {
@@ -162,9 +174,41 @@ impl Desk {
         Ok(self.decide(|handler| handler.renewed(issue, certificate)))
     }
 
+    /// Answers when the log has something newer than `have`, or the wait is over. Each wait costs a
+    /// timer and one look at the version per change of the log.
+    async fn watch(&self, caller: Caller, have: Version) -> MemberResponse {
+        let mut changes = self.office.changes();
+        let decide =
+            || self.decide(|handler| handler.member(caller, MemberRequest::WatchView { have }));
+        let news = async {
+            loop {
+                changes.mark_unchanged();
+                match decide() {
+                    Todo::Answer(answer) => return answer,
+                    _ if changes.changed().await.is_err() => return self.pull(caller, have),
+                    _ => sleep(GATHER).await,
+                }
+            }
+        };
+        match timeout(HOLD, news).await {
+            Ok(answer) => answer,
+            Err(_) => self.pull(caller, have),
+        }
+    }
+
+    fn pull(&self, caller: Caller, have: Version) -> MemberResponse {
+        let request = MemberRequest::PullView { have: Some(have) };
+        match self.decide(|handler| handler.member(caller, request)) {
+            Todo::Answer(answer) => answer,
+            // A pull is answered.
+            _ => MemberResponse::Heard,
+        }
+    }
+
     async fn answer(&self, caller: Caller, request: MemberRequest) -> MemberResponse {
         let answered = match self.decide(|handler| handler.member(caller, request)) {
             Todo::Answer(answer) => Ok(answer),
+            Todo::Wait(have) => Ok(self.watch(caller, have).await),
             Todo::Propose { command, forwarded } => self
                 .propose(*command, forwarded)
                 .await

@@ -3,7 +3,8 @@
 //! Keys stand in a file of their own ([`keys`]), which `keys` names.
 
 pub mod keys;
-mod schema;
+mod of;
+pub(crate) mod schema;
 
 use std::{
     collections::BTreeMap,
