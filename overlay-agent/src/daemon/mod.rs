@@ -1,5 +1,9 @@
 //! The daemon: what holds the cluster core together with disks, sockets and clocks.
 
 pub mod control;
+pub mod members;
+pub mod renewal;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tls;

@@ -5,7 +5,10 @@
 //! accepted. The two whose names end in `_body` sign what they get before they show it: no fuzzer
 //! finds a signature, so they alone lead behind its verification.
 
-use std::{convert::Infallible, sync::LazyLock, time::Duration};
+#[path = "../../../../tests/fuzz/noise/crypto_random.rs"]
+mod crypto_random;
+
+use std::{sync::LazyLock, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use overlay_cluster::{
@@ -24,7 +27,8 @@ use overlay_cluster::{
     secret::Secret,
     time::Timestamp,
 };
-use rand::{TryCryptoRng, TryRng};
+
+pub use self::crypto_random::rng;
 
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]) -> bool);
@@ -49,40 +53,6 @@ pub const SUBJECT: Subject = Subject {
     kind: SealKind::LogEntry,
     number: 7,
 };
-
-/// SplitMix64: enough to choose bytes, and the same in every version of every library, as the seeds
-/// must be.
-pub struct Random(u64);
-
-pub fn rng(seed: u64) -> Random {
-    Random(seed)
-}
-
-impl TryRng for Random {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|it| it as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(x ^ (x >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            let random = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&random[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Random {}
 
 /// The node that sends what is sent.
 pub static NODE: LazyLock<NodeKey> = LazyLock::new(|| NodeKey::generate(&mut rng(1)));
