@@ -18,7 +18,7 @@ use overlay_cluster::{
         renewal::{Renewal, decide, retry_after},
     },
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, rngs::StdRng};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},

@@ -12,10 +12,12 @@ use std::{sync::LazyLock, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use overlay_cluster::{
+    control::found::{Founder, found},
     id::{ClusterId, NodeId},
     identity::{
         Role,
         authority::{Authority, Validity},
+        backup::{Backup, BackupKey},
         certificate::{self, CertificateError},
         csr::CertificateRequest,
         node_key::NodeKey,
@@ -23,6 +25,14 @@ use overlay_cluster::{
         token::JoinToken,
         trust::{Root, TrustBundle},
         unlock::{LockKey, LockedKey, UnlockKey},
+    },
+    log::{
+        command::Command,
+        epochs::RotationPolicy,
+        member::Contact,
+        names::{Labels, NodeName, SoftwareVersion},
+        settings::Settings,
+        state::State,
     },
     secret::Secret,
     time::Timestamp,
@@ -34,7 +44,7 @@ pub use self::crypto_random::rng;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// Every target, by the name of its fuzz binary and of its seed.
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 11] = [
     ("token", token),
     ("unlock_key", unlock_key),
     ("certificate", certificate),
@@ -44,6 +54,8 @@ pub const ALL: [Target; 9] = [
     ("roots", roots),
     ("sealed", sealed),
     ("locked_key", locked_key),
+    ("backup", backup),
+    ("backup_key", backup_key),
 ];
 
 pub const CLUSTER: ClusterId = ClusterId::from_bytes(*b"a cluster's name");
@@ -65,6 +77,31 @@ pub static TRUST: LazyLock<TrustBundle> =
     LazyLock::new(|| TrustBundle::new(AUTHORITY.root().clone()));
 
 pub static UNLOCK_KEY: LazyLock<UnlockKey> = LazyLock::new(|| UnlockKey::generate(&mut rng(3)));
+
+pub static BACKUP_KEY: LazyLock<BackupKey> = LazyLock::new(|| BackupKey::generate(&mut rng(6)));
+
+/// The state of a cluster that has just begun.
+fn state() -> State {
+    let founder = Founder {
+        key: &NODE,
+        name: NodeName::new("node-1").expect("a name"),
+        contact: Contact {
+            vteps: [[192, 0, 2, 1].into()].into_iter().collect(),
+            control: ([192, 0, 2, 1], 7946).into(),
+            software: SoftwareVersion::new("0.1.0").expect("a version"),
+        },
+        labels: Labels::default(),
+        settings: Settings::default(),
+        policy: RotationPolicy::default(),
+        validity: Validity::default(),
+        token_lifetime: None,
+    };
+    let founded = found(founder, NOW, &mut rng(7)).expect("founds");
+    let mut state = State::default();
+    let begin = Command::Initialise(Box::new(founded.genesis));
+    state.apply(NOW, begin).expect("begins");
+    state
+}
 
 pub fn state_key() -> Secret {
     Secret::random(&mut rng(4))
@@ -215,6 +252,37 @@ pub fn locked_key(bytes: &[u8]) -> bool {
     locked.unlock(LockKey::Unlock(&UNLOCK_KEY), CLUSTER).is_ok()
 }
 
+/// A backup says of which cluster it is and when it was made, and the key proves it.
+pub fn backup(bytes: &[u8]) -> bool {
+    let Ok(backup) = Backup::parse(bytes) else {
+        return false;
+    };
+    let Ok(state) = backup.open(&BACKUP_KEY, None) else {
+        return false;
+    };
+    assert_eq!(state.fault(), None);
+    assert_eq!(state.cluster().map(|it| it.id()), Some(backup.cluster));
+    let other = backup.open(&BACKUP_KEY, Some(CLUSTER));
+    assert_eq!(other.is_ok(), backup.cluster == CLUSTER);
+    true
+}
+
+pub fn backup_key(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return false;
+    };
+    match text.parse::<BackupKey>() {
+        Ok(key) => {
+            assert_eq!(key.to_text().as_str(), text);
+            true
+        }
+        Err(error) => {
+            tells_nothing_of(&error.to_string(), text);
+            false
+        }
+    }
+}
+
 /// What each target accepts, as this version makes it.
 pub fn made_now() -> Vec<(&'static str, Vec<u8>)> {
     let rng = &mut rng(5);
@@ -244,5 +312,10 @@ pub fn made_now() -> Vec<(&'static str, Vec<u8>)> {
         ("roots", postcard::to_stdvec(&trust).expect("encodes")),
         ("sealed", blob),
         ("locked_key", locked.to_bytes().to_vec()),
+        (
+            "backup",
+            Backup::seal(&state(), NOW, &BACKUP_KEY, rng).expect("seals"),
+        ),
+        ("backup_key", BACKUP_KEY.to_text().as_bytes().to_vec()),
     ]
 }
