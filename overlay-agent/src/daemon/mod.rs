@@ -3,5 +3,9 @@
 pub mod control;
 pub mod managers;
 pub mod node;
+pub mod members;
+pub mod renewal;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tls;

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 
 use overlay_cluster::{
     id::ClusterId,
+    identity::authority::{Authority, Validity},
     log::{
         command::{Command, Genesis, Outcome},
         epochs::{NewEpoch, Readiness, Reason, RotationPolicy},
@@ -15,7 +16,7 @@ use overlay_cluster::{
         settings::Settings as ClusterSettings,
         state::State,
         subnet::SubnetRequest,
-        tokens::{Token, TokenHash, Tokens},
+        tokens::{Token, TokenSecret, Tokens},
     },
     rotation::{Direction, SlotKey},
     secret::KeyMaterial,
@@ -26,7 +27,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::*;
 use crate::dataplane::desired::{self, Keying, NetnsRef};
 
-const WORKER: [u8; 32] = [1; 32];
+const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
 /// The kernel of a node: SAs by name, and which one is sent in.
 #[derive(Default)]
@@ -124,7 +125,7 @@ fn applicant(n: u8) -> Applicant {
 
 fn tokens(first: u8) -> Tokens {
     let token = |n| Token {
-        hash: TokenHash::new([n; 32]),
+        secret: TokenSecret::new([n; TokenSecret::LEN]),
         expires: None,
     };
     Tokens {
@@ -150,9 +151,16 @@ impl World {
         let mut rng = StdRng::seed_from_u64(size.into());
         let secrets = EpochSecrets::random(&mut rng);
         let genesis = Genesis {
-            cluster: ClusterId::from_bytes([7; 16]),
+            cluster: CLUSTER,
+            authority: Authority::generate(
+                CLUSTER,
+                &Validity::default(),
+                Timestamp::from_secs(1_800_000_000),
+                &mut rng,
+            )
+            .unwrap(),
             manager: applicant(1),
-            tokens: tokens(WORKER[0]),
+            tokens: tokens(1),
             epoch: NewEpoch {
                 name: secrets.name(0, 1),
                 secrets,
@@ -170,7 +178,7 @@ impl World {
         world.apply(Command::Initialise(Box::new(genesis)));
         for n in 2..=size {
             world.apply(Command::Join {
-                token: TokenHash::new(WORKER),
+                token: tokens(1).worker.hash(CLUSTER),
                 applicant: applicant(n),
             });
         }

@@ -2,8 +2,10 @@
 
 mod atomic_file;
 pub mod endpoints;
+pub mod backup;
 pub mod key_file;
 pub mod last_desired;
+pub mod manager;
 pub mod membership;
 pub mod original_sysctls;
 mod private_file;

@@ -145,7 +145,7 @@ impl<'a> Handler<'a> {
         };
         Ok(Joined {
             certificate,
-            trust: self.trust.clone(),
+            trust: log.trust().clone(),
             cluster: log.id(),
             index: member.index,
             role: issue.role,
@@ -179,7 +179,8 @@ impl<'a> Handler<'a> {
     pub fn renewed(&self, issue: &Issue, certificate: Vec<u8>) -> Renewed {
         Renewed {
             certificate,
-            trust: self.trust.clone(),
+            // Those of the log name the root that has issued it.
+            trust: self.log.map_or(self.trust, Cluster::trust).clone(),
             role: issue.role,
         }
     }
@@ -252,7 +253,7 @@ impl<'a> Handler<'a> {
 
     fn check_token(&self, log: &Cluster, join: &Join) -> Result<Role, JoinRefused> {
         let token = &join.token;
-        if self.trust.get(token.root).is_none() {
+        if log.trust().get(token.root).is_none() {
             return Err(JoinRefused::ForeignToken {
                 cluster: log.id(),
                 root: *token.root.as_bytes(),
@@ -261,7 +262,7 @@ impl<'a> Handler<'a> {
         // By the time of the log, by which the log decides.
         let opened = log
             .tokens()
-            .role_of(&token_hash(token, log.id()), log.now(self.now))
+            .role_of(log.id(), &token_hash(token, log.id()), log.now(self.now))
             .map_err(JoinRefused::Token)?;
         if opened != token.role {
             return Err(JoinRefused::TokenRole {

@@ -265,6 +265,8 @@ fn check_joined(
         "the root of the token is not among the trusted ones"
     } else if [joined.cluster, joined.trust.cluster(), joined.view.cluster] != [cluster; 3] {
         "it is of another cluster than the manager"
+    } else if joined.view.trust != joined.trust {
+        "the view has other roots"
     } else if identity.node != own || joined.view.node != own {
         "it is for another node"
     } else if identity.role != joined.role {

@@ -97,9 +97,12 @@ impl Members for Known {
     }
 }
 
+const fn member(role: Role) -> Standing {
+    Standing::Member { role, joined: NOW }
+}
+
 /// A manager that leads.
 struct Manager {
-    authority: Authority,
     state: RwLock<State>,
     changes: watch::Sender<u64>,
     heard: Mutex<Vec<NodeId>>,
@@ -115,8 +118,9 @@ impl Office for Manager {
     }
 
     fn issue(&self, key: &VerifyingKey, role: Role) -> Result<Vec<u8>, String> {
-        self.authority
-            .issue(key, role, &Validity::default(), NOW, &mut rng(3))
+        let state = self.state.read().unwrap();
+        let log = state.cluster().ok_or("no cluster")?;
+        log.issue(key, role, &Validity::default(), NOW, &mut rng(3))
             .map_err(|error| error.to_string())
     }
 
@@ -201,14 +205,15 @@ impl World {
         let authority = authority.expect("an authority");
         let root = authority.root().digest();
         let [worker, manager] = Role::ALL.map(|role| JoinToken::generate(role, root, &mut seeds));
-        let token = |token| Token {
-            hash: token_hash(token, cluster),
+        let token = |token: &JoinToken| Token {
+            secret: token.secret.clone(),
             expires: None,
         };
         let secrets = EpochSecrets::random(&mut seeds);
         let own = key(cluster.as_bytes()[0]);
         let genesis = Genesis {
             cluster,
+            authority: authority.clone(),
             manager: Applicant {
                 key: LogKey::new(own.public().to_bytes()).expect("a key"),
                 name: name(1),
@@ -232,10 +237,9 @@ impl World {
 
         let known = Arc::new(Known {
             trust: Arc::new(TrustBundle::new(authority.root().clone())),
-            roster: RwLock::new([(own.node_id(), Standing::Member(Role::Manager))].into()),
+            roster: RwLock::new([(own.node_id(), member(Role::Manager))].into()),
         });
         let manager = Arc::new(Manager {
-            authority,
             state: RwLock::new(state),
             changes: watch::channel(0).0,
             heard: Mutex::default(),
@@ -278,7 +282,7 @@ impl World {
         let (manager, joined) = joined.expect("joins");
         assert_eq!(manager.node, self.id);
         let key = key(n);
-        self.set_standing(key.node_id(), Standing::Member(Role::Worker));
+        self.set_standing(key.node_id(), member(Role::Worker));
         self.client(&key, &joined.certificate, NOW)
     }
 
@@ -417,10 +421,10 @@ async fn an_expired_certificate_is_renewed_and_good_for_nothing_else() {
 async fn a_wrong_node_id_and_a_foreign_authority_are_refused() {
     let (world, other) = (World::new(1).await, World::new(9).await);
     let client = world.join(2).await;
-    world.set_standing(key(7).node_id(), Standing::Member(Role::Manager));
+    world.set_standing(key(7).node_id(), member(Role::Manager));
     let wrong = client.connect(world.address, key(7).node_id()).await;
     assert!(matches!(wrong, Err(ClientError::Handshake { .. })));
-    world.set_standing(other.id, Standing::Member(Role::Manager));
+    world.set_standing(other.id, member(Role::Manager));
     let foreign = client.connect(other.address, other.id).await;
     assert!(matches!(foreign, Err(ClientError::Handshake { .. })));
 }

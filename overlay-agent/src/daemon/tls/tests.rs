@@ -94,7 +94,7 @@ impl Cluster {
         let key = NodeKey::generate(&mut rng(seed));
         let certificate = issue(authority, &key, role, NOW);
         let id = key.node_id();
-        self.set_standing(id, Standing::Member(role));
+        self.set_standing(id, member(role));
         Node {
             id,
             own: Arc::new(Own::new(key.clone(), &certificate).expect("its own")),
@@ -103,6 +103,11 @@ impl Cluster {
             cluster: self.clone(),
         }
     }
+}
+
+const fn member(role: Role) -> Standing {
+    let joined = Timestamp::from_millis(0);
+    Standing::Member { role, joined }
 }
 
 fn authority(cluster: ClusterId, seed: u64) -> Authority {
@@ -345,7 +350,7 @@ fn an_evicted_or_unknown_node_is_refused_by_both_sides() {
     assert!(refusal(at_client).contains("not in the roster"));
 
     // An eviction is noticed on a connection that is already there.
-    cluster.set_standing(a.id, Standing::Member(Role::Worker));
+    cluster.set_standing(a.id, member(Role::Worker));
     let mut client = a.client(Service::Member, &b, NOW);
     let mut server = b.server(Service::Member, NOW);
     assert_eq!(shake_hands(&mut client, &mut server), (Ok(()), Ok(())));
