@@ -6,6 +6,7 @@
 //! kernel over netlink, BPF, nftables and sysctl. [`daemon`] runs the cluster, and [`plan`] makes a desired
 //! data plane of what it agreed on.
 
+pub mod api;
 pub mod bpf_object;
 pub mod cli;
 pub mod daemon;

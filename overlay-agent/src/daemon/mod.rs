@@ -1,5 +1,6 @@
 //! The daemon: what holds the cluster core together with disks, sockets and clocks.
 
+pub mod api;
 pub mod control;
 pub mod managers;
 pub mod node;
