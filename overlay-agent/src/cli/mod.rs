@@ -19,14 +19,16 @@ mod watch;
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use anyhow::anyhow;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    daemon,
     kernel::{
         bpf::{DEFAULT_PIN_ROOT, Pinned},
         host::Directories,
     },
+    pages,
     state::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR},
 };
 
@@ -57,6 +59,15 @@ enum Command {
     Dataplane(Dataplane),
     /// Check what this host can do, with a remedy for what it cannot
     Doctor(doctor::Arguments),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of `overlay` and `overlay-agent`, for packages
+    #[command(hide = true)]
+    Man {
+        /// Directory of the pages, such as /usr/share/man/man1
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -166,6 +177,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The definition of the command, for its manual page and completions.
+pub fn definition() -> clap::Command {
+    Arguments::command()
+}
+
 async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     let directories = Directories {
         pins: arguments.pin_dir,
@@ -192,6 +208,14 @@ async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         Command::Dataplane(Dataplane::Load(arguments)) => load::run(&directories, &arguments).await,
         Command::Dataplane(Dataplane::Verify(arguments)) => verify::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&directories, &arguments).await,
+        Command::Completions { shell } => {
+            print!("{}", pages::completions(definition(), shell));
+            Ok(Outcome::Good)
+        }
+        Command::Man { out } => {
+            pages::manual([definition(), daemon::command::definition()], &out)?;
+            Ok(Outcome::Good)
+        }
     }
 }
 
@@ -222,8 +246,6 @@ fn log(verbose: u8) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
