@@ -46,10 +46,12 @@ use crate::{
         SOCKET_NAME,
         client::{Client, ClientError},
     },
+    daemon,
     kernel::{
         bpf::{DEFAULT_PIN_ROOT, Pinned},
         host::Directories,
     },
+    pages,
     state::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR},
 };
 
@@ -123,6 +125,15 @@ enum Command {
     Dataplane(Dataplane),
     /// Check what this host can do, with a remedy for what it cannot
     Doctor(doctor::Arguments),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of `overlay` and `overlay-agent`, for packages
+    #[command(hide = true)]
+    Man {
+        /// Directory of the pages, such as /usr/share/man/man1
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -271,6 +282,14 @@ async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     match arguments.command {
         Command::Dataplane(command) => dataplane(directories, command).await,
         Command::Doctor(arguments) => doctor::run(&directories, &arguments).await,
+        Command::Completions { shell } => {
+            print!("{}", pages::completions(self::command(), shell));
+            Ok(Outcome::Good)
+        }
+        Command::Man { out } => {
+            pages::manual([self::command(), daemon::command::definition()], &out)?;
+            Ok(Outcome::Good)
+        }
         command => ask(context, command).await,
     }
 }
@@ -296,7 +315,10 @@ async fn ask(mut context: Context, command: Command) -> Result<Outcome, Failure>
         Command::Autolock(arguments) => lock::autolock(context, &arguments).await,
         Command::Backup(arguments) => backup::backup(context, &arguments).await,
         Command::Restore(arguments) => backup::restore(context, arguments).await,
-        Command::Dataplane(_) | Command::Doctor(_) => Err(Failure::Host(anyhow!(
+        Command::Dataplane(_)
+        | Command::Doctor(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => Err(Failure::Host(anyhow!(
             "the agent does not answer this command"
         ))),
     }

@@ -6,6 +6,9 @@ pub mod targets;
 #[path = "../../../overlay-agent/cluster/tests/control_noise/targets.rs"]
 pub mod control;
 
+#[path = "../../tests/dns_noise/targets.rs"]
+pub mod dns;
+
 #[path = "../../../overlay-agent/cluster/tests/gossip_noise/targets.rs"]
 pub mod gossip;
 

@@ -13,7 +13,7 @@ use std::{
 
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
 
-pub use self::schema::{File, Settings};
+pub use self::schema::{File, MapSizes, Settings, XdpMode};
 use self::{keys::KeyEntry, schema as s};
 use super::desired::{
     DataPlane, Direction, Keying, LocalEndpoint, Network, Node, Peer, RemoteEndpoint, Route,
