@@ -32,7 +32,7 @@ pub const SOCKET_NAME: &str = "agent.sock";
 pub const GROUP: &str = "overlay";
 
 /// Where an agent takes connections of other nodes if nobody says otherwise.
-pub const DEFAULT_PORT: u16 = 7946;
+pub use crate::daemon::config::DEFAULT_PORT;
 
 /// Nothing to say: a request without parameters, a response without content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

@@ -20,7 +20,7 @@ use crate::api::{
 /// Where a node is, and what it is called.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// Where the agent takes connections of other nodes [default: the first advertised address, port 7946]
+    /// Where the agent takes connections of other nodes [default: the first advertised address, port 7790]
     #[arg(long, visible_alias = "listen-addr", value_name = "ADDR[:PORT]", value_parser = values::listen)]
     listen: Option<SocketAddr>,
     /// Name of the node [default: the host's name]

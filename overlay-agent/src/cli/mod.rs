@@ -8,7 +8,6 @@ mod doctor;
 mod endpoint;
 mod events;
 mod human;
-mod kernel_drops;
 mod keygen;
 mod keys;
 mod listing;

@@ -248,7 +248,7 @@ Cluster {} initialised: current node n1 ({}) is now a manager.
 To add a worker to this cluster, run the following command on the new node and give it the token
 on standard input:
 
-    overlay join --token-file - 192.0.2.1:7946
+    overlay join --token-file - 192.0.2.1:7790
 
     {TOKEN}
 
@@ -305,7 +305,7 @@ async fn a_node_joins_by_a_token_that_is_no_argument() {
     );
     let asked = running.fake.asked().join("\n");
     assert!(
-        asked.contains("managers: [192.0.2.1:7946, [2001:db8::1]:80]"),
+        asked.contains("managers: [192.0.2.1:7790, [2001:db8::1]:80]"),
         "{asked}"
     );
     assert!(asked.contains("SecretText(…)"), "{asked}");

@@ -196,12 +196,12 @@ mod tests {
     fn managers_are_named_by_address_or_host() {
         let address = |text: &str| Manager::Address(text.parse().unwrap());
         for (text, expected) in [
-            ("192.0.2.1", address("192.0.2.1:7946")),
+            ("192.0.2.1", address("192.0.2.1:7790")),
             ("192.0.2.1:80", address("192.0.2.1:80")),
-            ("2001:db8::1", address("[2001:db8::1]:7946")),
-            ("[2001:db8::1]", address("[2001:db8::1]:7946")),
+            ("2001:db8::1", address("[2001:db8::1]:7790")),
+            ("[2001:db8::1]", address("[2001:db8::1]:7790")),
             ("[2001:db8::1]:80", address("[2001:db8::1]:80")),
-            ("m1", Manager::Host("m1".into(), 7946)),
+            ("m1", Manager::Host("m1".into(), 7790)),
             (
                 "m1.example.org:80",
                 Manager::Host("m1.example.org".into(), 80),

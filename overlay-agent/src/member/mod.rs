@@ -403,6 +403,13 @@ impl Member {
         self.rotation.usage(peer, slot, usage);
     }
 
+    /// Other settings of this host.
+    pub fn set_host(&mut self, host: HostSettings, now: Instant, rng: &mut impl CryptoRng) {
+        self.host = host;
+        self.plan_changed = true;
+        self.settle(now, rng);
+    }
+
     /// Says to others that this agent stops. What is in the kernel stays.
     pub fn leave(&mut self, now: Instant) {
         let actions = self.gossip.leave(now);

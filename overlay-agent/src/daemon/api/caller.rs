@@ -69,7 +69,12 @@ pub struct Access {
 impl Access {
     /// Root, the user that the agent runs as, and the members of [`GROUP`] if this host has it.
     pub fn of_host() -> io::Result<Self> {
-        let group = Group::from_name(GROUP).map_err(io::Error::from)?;
+        Self::with_group(GROUP)
+    }
+
+    /// The same with another group.
+    pub fn with_group(name: &str) -> io::Result<Self> {
+        let group = Group::from_name(name).map_err(io::Error::from)?;
         Ok(Self {
             owner: rustix::process::geteuid().as_raw(),
             group: group.map(|group| group.gid.as_raw()),

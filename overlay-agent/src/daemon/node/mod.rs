@@ -7,7 +7,6 @@
 //! | [`applier`] | makes the kernel hold what is wanted, on a thread of its own |
 //! | [`keep`] | keeps on disk what the next start needs |
 //! | [`events`], [`status`] | for people |
-//! | [`known`] | whom TLS lets in, by the view |
 
 pub mod applier;
 mod attaching;
@@ -15,7 +14,6 @@ mod calls;
 pub mod clock;
 pub mod events;
 mod keep;
-pub mod known;
 mod shared;
 pub mod status;
 mod tasks;
@@ -34,7 +32,6 @@ use std::{
 use overlay_cluster::{
     gossip::{anti_entropy::SyncError, envelope::BootNonce, record::Body},
     id::NodeId,
-    identity::trust::TrustBundle,
     log::{command::Command, view::View},
     rotation::{self, Acknowledgement, RotationError},
 };
@@ -50,7 +47,6 @@ use tokio::{
 pub use self::{
     attaching::{AttachError, DetachError},
     events::{Event, What},
-    known::Known,
     status::Status,
     upstream::{Upstream, UpstreamError},
 };
@@ -60,6 +56,7 @@ use self::{
     shared::Shared,
 };
 use crate::{
+    daemon::{dns::names::Names, members::LiveMembers},
     dataplane::desired::{DataPlane, LocalEndpoint},
     kernel::host::Directories,
     member::{Member, MemberError, Settings},
@@ -86,7 +83,7 @@ pub struct Setup {
     pub listen: SocketAddr,
     pub upstream: Upstream,
     /// The members whom TLS lets in.
-    pub known: Arc<Known>,
+    pub known: Arc<LiveMembers>,
 }
 
 /// Why a node does not start.
@@ -188,7 +185,7 @@ impl Node {
         member.announce(clock.now(), &mut rng)?;
         drop(rng);
 
-        known.follow(&view);
+        known.take_view(&view);
         upstream.follow(&view);
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared::new(
@@ -292,16 +289,33 @@ impl Node {
         self.shared.events.follow()
     }
 
+    /// Other settings of this host.
+    pub fn set_host(&self, host: HostSettings) {
+        self.shared
+            .with(|member, now, rng| member.set_host(host, now, rng));
+    }
+
     /// Pulls what has changed now, and returns when this node has it.
     pub async fn refresh(&self) -> Result<(), UpstreamError> {
         self.shared.pull().await
     }
 
-    /// Trusts these roots from now on, and after the next start.
-    pub fn trust(&self, trust: TrustBundle) -> Result<(), StateError> {
-        self.shared.keep.trust(&trust)?;
-        self.shared.known.set_trust(trust);
-        Ok(())
+    /// What came of each attempt to make the kernel hold what is wanted. A change of endpoints, of this
+    /// node or of others, ends in one.
+    pub fn outcomes(&self) -> watch::Receiver<Arc<applier::Outcome>> {
+        self.shared.outcome.subscribe()
+    }
+
+    /// Why the kernel does not have the endpoint with this host-side device, if so.
+    pub fn refused(&self, device: &str) -> Option<String> {
+        self.shared.outcome.borrow().refused.get(device).cloned()
+    }
+
+    /// The names of the networks that this node hosts endpoints of.
+    pub fn names(&self) -> Names {
+        self.shared.look(|member| {
+            Names::of(member.view(), member.endpoints().iter(), member.believed())
+        })
     }
 
     /// Leaves the cluster: tells managers and peers, takes everything out of the kernel, forgets the

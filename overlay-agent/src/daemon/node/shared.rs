@@ -27,11 +27,11 @@ use super::{
     clock::Clock,
     events::{self, Events, What},
     keep::Keep,
-    known::Known,
     status::{GossipStatus, KernelStatus, ManagersStatus, Status},
     upstream::{Upstream, UpstreamError},
 };
 use crate::{
+    daemon::members::LiveMembers,
     kernel::keeper::Told,
     member::{Action, Member},
 };
@@ -48,7 +48,7 @@ pub struct Parts {
     pub socket: UdpSocket,
     pub keep: Keep,
     pub upstream: Upstream,
-    pub known: Arc<Known>,
+    pub known: Arc<LiveMembers>,
     pub orders: Arc<Orders>,
     pub view: Arc<View>,
     pub stopped: watch::Receiver<bool>,
@@ -60,7 +60,7 @@ pub struct Shared {
     pub socket: UdpSocket,
     pub keep: Keep,
     pub upstream: Upstream,
-    pub known: Arc<Known>,
+    pub known: Arc<LiveMembers>,
     pub orders: Arc<Orders>,
     pub calls: Calls,
     pub events: Events,
@@ -310,7 +310,7 @@ impl Shared {
     fn follow(&self, view: &View) {
         let before = self.view.borrow().clone();
         let view = Arc::new(view.clone());
-        self.known.follow(&view);
+        self.known.take_view(&view);
         self.upstream.follow(&view);
         for what in events::changes(&before, &view) {
             self.tell(what);

@@ -424,7 +424,7 @@ impl World {
         let path = |name| host.directory.path().join(name);
         let membership = Membership::new(&path("state"));
         let stored = membership.load().unwrap().unwrap();
-        let known = Known::new(stored.trust.clone(), &stored.view);
+        let known = Arc::new(LiveMembers::new(&stored.view));
         let own = Arc::new(Own::new(stored.key.clone(), &stored.certificate).unwrap());
         let tls = Tls::new(own, known.clone(), Arc::new(At(NOW)));
         let client = Client::new(tls.clone(), ClientLimits::default()).unwrap();
