@@ -10,7 +10,7 @@ use std::{
 
 use overlay_cluster::{
     id::{ClusterId, NodeId},
-    identity::{revocation::Standing, trust::TrustBundle},
+    identity::{Role, revocation::Standing, trust::TrustBundle},
     log::{
         state::Cluster,
         view::{Version, View},
@@ -23,6 +23,8 @@ use super::tls::Members;
 #[derive(Debug)]
 struct Known {
     version: Version,
+    /// The log says more than the view of the same version.
+    of_log: bool,
     trust: Arc<TrustBundle>,
     standings: HashMap<NodeId, Standing>,
 }
@@ -54,6 +56,14 @@ impl LiveMembers {
         log.id() == self.cluster && self.take(log.version(), || of_log(log))
     }
 
+    /// The role of a node that takes part.
+    pub fn role(&self, node: &NodeId) -> Option<Role> {
+        match self.standing(*node) {
+            Standing::Member { role, .. } => Some(role),
+            Standing::Left | Standing::Evicted | Standing::Unknown => None,
+        }
+    }
+
     /// The version that is believed.
     pub fn version(&self) -> Version {
         self.read(|known| known.version)
@@ -66,11 +76,11 @@ impl LiveMembers {
         // Made before the lock is held: handshakes do not wait for it.
         let next = make();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if version < known.version {
-            return false;
+        let newer = (next.version, next.of_log) >= (known.version, known.of_log);
+        if newer {
+            *known = next;
         }
-        *known = next;
-        true
+        newer
     }
 
     fn read<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
@@ -96,6 +106,7 @@ fn of_view(view: &View) -> Known {
     };
     Known {
         version: view.version,
+        of_log: false,
         trust: Arc::new(view.trust.clone()),
         standings: view.peers.iter().map(standing).collect(),
     }
@@ -106,6 +117,7 @@ fn of_log(log: &Cluster) -> Known {
     let members = roster.iter().map(|(node, _)| node);
     Known {
         version: log.version(),
+        of_log: true,
         trust: Arc::new(log.trust().clone()),
         standings: members
             .chain(roster.evicted().keys())
@@ -116,14 +128,11 @@ fn of_log(log: &Cluster) -> Known {
 
 #[cfg(test)]
 mod tests {
-    use overlay_cluster::{
-        identity::Role,
-        log::{command::Command, state::State, view::Update},
-    };
+    use overlay_cluster::log::command::Command;
 
     use super::*;
     use crate::{
-        daemon::testing::{apply, founded, join, node, tokens},
+        daemon::testing::{apply, founded, join, node, tokens, view},
         plan::testing,
     };
 
@@ -164,6 +173,8 @@ mod tests {
         };
         apply(&mut state, evict);
         assert!(members.take_log(state.cluster().unwrap()));
+        // Its own view says less.
+        assert!(!members.take_view(&view(&state, 1)));
         assert_eq!(members.standing(node(2)), Standing::Evicted);
         assert_eq!(members.standing(node(3)), Standing::Left);
         assert!(matches!(
@@ -173,12 +184,5 @@ mod tests {
                 ..
             }
         ));
-    }
-
-    fn view(state: &State, n: u8) -> View {
-        match state.cluster().unwrap().update(&node(n), None) {
-            Ok(Update::Whole(view)) => *view,
-            other => panic!("{other:?}"),
-        }
     }
 }

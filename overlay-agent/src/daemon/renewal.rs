@@ -156,7 +156,12 @@ impl<R: Roster> Keeper<R> {
             }
         };
         let renewed = match self.roster.issue(&self.key, role) {
-            Some(issued) => issued.map_err(RenewalError::Issue)?,
+            Some(Ok(issued)) => issued,
+            // Its log may lag; the log of another does not.
+            Some(Err(error)) => self
+                .ask(expired)
+                .await
+                .map_err(|_| RenewalError::Issue(error))?,
             None => self.ask(expired).await?,
         };
         self.keep(renewed).await
@@ -221,5 +226,279 @@ fn report(error: &RenewalError, failures: u32) {
         tracing::debug!(%error, failures, "the certificate of this node is not renewed yet");
     } else {
         tracing::warn!(%error, failures, "the certificate of this node is not renewed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        RwLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use overlay_cluster::{
+        identity::{
+            authority::{Authority, Validity},
+            certificate::{Identity, verify},
+        },
+        log::{command::Command, state::State},
+        time::Timestamp,
+    };
+    use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+
+    use super::*;
+    use crate::daemon::{
+        control::limits::ClientLimits,
+        members::LiveMembers,
+        testing::{HOUR, NOW, apply, apply_at, founded, join, key, node, rng, tokens, view},
+        tls::Tls,
+    };
+
+    #[derive(Debug)]
+    struct Clock(AtomicU64);
+
+    impl Clock {
+        fn set(&self, now: Timestamp) {
+            self.0.store(now.as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    impl TimeProvider for Clock {
+        fn current_time(&self) -> Option<UnixTime> {
+            let now = Duration::from_secs(self.0.load(Ordering::Relaxed));
+            Some(UnixTime::since_unix_epoch(now))
+        }
+    }
+
+    /// Node `n`, which knows the log; a manager issues from it.
+    struct World {
+        n: u8,
+        state: RwLock<State>,
+        clock: Arc<Clock>,
+    }
+
+    impl World {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_secs(self.clock.0.load(Ordering::Relaxed))
+        }
+
+        fn issued(&self, key: &NodeKey, role: Role) -> Result<Renewed, String> {
+            let state = self.state.read().unwrap();
+            let log = state.cluster().unwrap();
+            let (validity, now) = (Validity::default(), self.now());
+            let certificate = log
+                .issue(&key.public(), role, &validity, now, &mut rng(7))
+                .map_err(|error| error.to_string())?;
+            Ok(Renewed {
+                certificate,
+                trust: log.trust().clone(),
+                role,
+            })
+        }
+    }
+
+    impl Roster for World {
+        fn role(&self) -> Option<Role> {
+            let state = self.state.read().unwrap();
+            let member = state.cluster()?.roster().present(&node(self.n));
+            Some(member.ok()?.role)
+        }
+
+        fn managers(&self) -> Vec<(NodeId, SocketAddr)> {
+            Vec::new()
+        }
+
+        fn issue(&self, key: &NodeKey, role: Role) -> Option<Result<Renewed, String>> {
+            (self.role()? == Role::Manager).then(|| self.issued(key, role))
+        }
+    }
+
+    struct Agent {
+        world: Arc<World>,
+        members: Arc<LiveMembers>,
+        own: Arc<Own>,
+        keeper: Keeper<World>,
+        files: Arc<Membership>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Agent {
+        fn new(n: u8) -> Self {
+            let mut state = founded();
+            join(&mut state, 2);
+            let directory = tempfile::tempdir().unwrap();
+            let members = Arc::new(LiveMembers::new(&view(&state, n)));
+            let clock = Arc::new(Clock(AtomicU64::new(NOW.as_secs())));
+            let world = Arc::new(World {
+                n,
+                state: RwLock::new(state),
+                clock: clock.clone(),
+            });
+            let role = world.role().unwrap();
+            let first = world.issued(&key(n), role).unwrap();
+            let own = Arc::new(Own::new(key(n), &first.certificate).unwrap());
+            let files = Arc::new(Membership::new(directory.path()));
+            files.keep_key(&key(n)).unwrap();
+            let trust = world
+                .state
+                .read()
+                .unwrap()
+                .cluster()
+                .unwrap()
+                .trust()
+                .clone();
+            files.keep_trust(&trust).unwrap();
+            files
+                .keep_view(&view(&world.state.read().unwrap(), n))
+                .unwrap();
+            let tls = Tls::new(own.clone(), members.clone(), clock);
+            let client = Client::new(tls, ClientLimits::default()).unwrap();
+            let keeper = Keeper::new(
+                key(n),
+                own.clone(),
+                client,
+                world.clone(),
+                files.clone(),
+                rng(8),
+            );
+            Self {
+                world,
+                members,
+                own,
+                keeper,
+                files,
+                _directory: directory,
+            }
+        }
+
+        fn decided(&self, command: Command) {
+            let mut state = self.world.state.write().unwrap();
+            apply_at(&mut state, self.world.now(), command);
+            assert!(self.members.take_log(state.cluster().unwrap()));
+        }
+
+        fn shown(&self) -> Identity {
+            let state = self.world.state.read().unwrap();
+            let trust = state.cluster().unwrap().trust();
+            verify(&self.own.certificate(), trust, self.world.now()).unwrap()
+        }
+
+        fn pass(&self, time: Duration) {
+            self.world.clock.set(self.world.now().saturating_add(time));
+        }
+
+        async fn renews(&mut self) {
+            let before = self.own.certificate();
+            assert_eq!(self.keeper.step().await.unwrap(), Step::Renewed);
+            let now = self.own.certificate();
+            assert_ne!(now, before);
+            let stored = self.files.load().unwrap().unwrap();
+            assert_eq!(stored.certificate, now, "the next start shows it too");
+            self.idles().await;
+        }
+
+        async fn idles(&mut self) {
+            let step = self.keeper.step().await.unwrap();
+            assert!(matches!(step, Step::Idle(time) if !time.is_zero()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manager_renews_its_own_certificate_before_and_after_it_ends() {
+        let mut agent = Agent::new(1);
+        agent.idles().await;
+        agent.pass(70 * 24 * HOUR);
+        agent.renews().await;
+        agent.pass(100 * 24 * HOUR);
+        agent.renews().await;
+        assert!(agent.shown().not_after > agent.world.now());
+    }
+
+    #[tokio::test]
+    async fn a_manager_shows_a_new_root_at_once_and_a_new_role() {
+        let mut agent = Agent::new(1);
+        let issuer = agent.shown().issuer;
+        let cluster = agent.shown().cluster;
+        let validity = Validity::default();
+        let next = Authority::generate(cluster, &validity, NOW, &mut rng(9)).unwrap();
+        let root = next.root().digest();
+        agent.decided(Command::IntroduceRoot {
+            expected: issuer,
+            authority: Box::new(next),
+        });
+        agent.idles().await;
+        agent.decided(Command::PromoteRoot {
+            expected: issuer,
+            root,
+            tokens: tokens(50),
+            force: true,
+        });
+        agent.renews().await;
+        assert_eq!(agent.shown().issuer, root);
+    }
+
+    #[tokio::test]
+    async fn a_promoted_node_becomes_a_manager_with_the_next_step() {
+        let mut agent = Agent::new(2);
+        agent.idles().await;
+        agent.decided(Command::SetRole {
+            node: node(2),
+            role: Role::Manager,
+        });
+        agent.renews().await;
+        assert_eq!(agent.shown().role, Role::Manager);
+    }
+
+    #[tokio::test]
+    async fn a_worker_without_managers_keeps_what_it_has_and_says_so() {
+        let mut agent = Agent::new(2);
+        agent.pass(70 * 24 * HOUR);
+        let before = agent.own.certificate();
+        let error = agent.keeper.step().await.unwrap_err();
+        assert!(matches!(error, RenewalError::NoManager), "{error}");
+        assert_eq!(agent.own.certificate(), before);
+        // Who was put out does not ask.
+        let mut state = agent.world.state.write().unwrap();
+        apply(&mut state, Command::Leave { node: node(2) });
+        drop(state);
+        let error = agent.keeper.step().await.unwrap_err();
+        assert!(matches!(error, RenewalError::NoMember), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_task_looks_again_when_the_log_changes() {
+        let agent = Agent::new(2);
+        let (log, changed) = watch::channel(0);
+        let before = agent.own.certificate();
+        let Agent {
+            world,
+            members,
+            own,
+            keeper,
+            _directory,
+            ..
+        } = agent;
+        let task = tokio::spawn(keeper.run(changed));
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(own.certificate(), before);
+        let role = Role::Manager;
+        let mut state = world.state.write().unwrap();
+        apply(
+            &mut state,
+            Command::SetRole {
+                node: node(2),
+                role,
+            },
+        );
+        members.take_log(state.cluster().unwrap());
+        drop(state);
+        log.send_replace(1);
+        let renewed = async {
+            while own.certificate() == before {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), renewed).await.unwrap();
+        task.abort();
     }
 }

@@ -15,6 +15,7 @@ use overlay_cluster::{
         settings::Settings,
         state::State,
         tokens::{Token, TokenSecret, Tokens},
+        view::{Update, View},
     },
     time::Timestamp,
 };
@@ -84,6 +85,14 @@ pub fn apply_at(state: &mut State, at: Timestamp, command: Command) -> Outcome {
     let outcome = state.apply(at, command);
     assert_eq!(state.fault(), None);
     outcome.unwrap_or_else(|refusal| panic!("{refusal}"))
+}
+
+/// What node `n` is told.
+pub fn view(state: &State, n: u8) -> View {
+    match state.cluster().unwrap().update(&node(n), None) {
+        Ok(Update::Whole(view)) => *view,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Node `n` joins as a worker.

@@ -10,7 +10,7 @@ use ed25519_dalek::VerifyingKey;
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 
-use super::{member::Role, roster::RosterRefusal, state::Cluster};
+use super::{command::Command, member::Role, roster::RosterRefusal, state::Cluster};
 use crate::{
     id::{ClusterId, NodeId},
     identity::{
@@ -373,6 +373,45 @@ impl Cluster {
         Ok(authority.issue_since(member.joined, key, role, validity, now, rng)?)
     }
 
+    /// The command that a leader proposes by itself about the authority, if one is due. A new root lives
+    /// as long as the one before.
+    pub fn next_root_step(
+        &self,
+        clock: Timestamp,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Command>, AuthorityError> {
+        let now = self.now(clock);
+        let issuer = self.trust().issuer();
+        let expected = issuer.digest();
+        let Some(due) = self.authorities().due(now) else {
+            return Ok(None);
+        };
+        Ok(Some(match due {
+            RootDue::Introduce => {
+                let validity = Validity {
+                    root: issuer.not_after().since(issuer.not_before()),
+                    ..Validity::default()
+                };
+                let authority = Authority::generate(self.id(), &validity, now, rng)?;
+                Command::IntroduceRoot {
+                    expected,
+                    authority: Box::new(authority),
+                }
+            }
+            RootDue::Promote(root) => Command::PromoteRoot {
+                expected,
+                root,
+                tokens: self.tokens().renewed(now, rng),
+                force: false,
+            },
+            RootDue::Retire(root) => Command::RetireRoot {
+                expected,
+                root,
+                force: false,
+            },
+        }))
+    }
+
     /// The join token of a role, which names the root of today. Whether it has expired,
     /// [`Self::tokens`] says.
     pub fn token(&self, role: Role) -> JoinToken {
@@ -390,7 +429,6 @@ mod tests {
     use crate::{
         identity::{certificate, revocation},
         log::{
-            command::Command,
             refusal::Refusal,
             samples::{CLUSTER, apply, authority, founded, join, key, node, now, tokens},
             state::State,
@@ -635,6 +673,36 @@ mod tests {
             .retire(digest, root(1), false, days(2541))
             .expect("retired");
         assert_eq!(roots.due(days(4000)), None);
+    }
+
+    #[test]
+    fn a_cluster_that_is_left_alone_goes_from_root_to_root() {
+        use rand::{SeedableRng as _, rngs::StdRng};
+
+        let mut state = founded();
+        let rng = &mut StdRng::seed_from_u64(80);
+        let (mut steps, mut issuers) = (Vec::new(), vec![root(1)]);
+        // 20 years, a few days at a time, as the log lets time pass.
+        for day in (0..7300).step_by(3) {
+            let at = day * 86_400;
+            apply(&mut state, at, Command::ConfirmTime);
+            let command = cluster(&state).next_root_step(now(at), rng).expect("made");
+            let Some(command) = command else { continue };
+            steps.push(match &command {
+                Command::IntroduceRoot { .. } => 'i',
+                Command::PromoteRoot { .. } => 'p',
+                Command::RetireRoot { .. } => 'r',
+                other => panic!("{other:?}"),
+            });
+            apply(&mut state, at, command);
+            let issuer = cluster(&state).trust().issuer();
+            assert!(issuer.not_after() > now(at + 1000 * 86_400), "day {day}");
+            if issuers.last() != Some(&issuer.digest()) {
+                issuers.push(issuer.digest());
+            }
+        }
+        assert_eq!(steps.iter().collect::<String>(), "ipripr");
+        assert_eq!(issuers.len(), 3);
     }
 
     #[test]

@@ -73,6 +73,20 @@ impl Tokens {
         }
     }
 
+    /// New tokens in the place of these, good for as long. One that has expired is replaced by one that
+    /// expires at once: whoever let it expire wants nobody to join.
+    pub fn renewed(&self, now: Timestamp, rng: &mut impl CryptoRng) -> Self {
+        let soon = now.saturating_add(Duration::from_secs(60));
+        let mut renew = |token: &Token| Token {
+            secret: TokenSecret::random(rng),
+            expires: token.expires.map(|expires| expires.max(soon)),
+        };
+        Self {
+            worker: renew(&self.worker),
+            manager: renew(&self.manager),
+        }
+    }
+
     pub const fn of(&self, role: Role) -> &Token {
         match role {
             Role::Worker => &self.worker,
@@ -208,6 +222,22 @@ mod tests {
             tokens.rotate(role, token(3, Some(now(0))), now(0)),
             Err(TokenRefusal::Stillborn { role })
         );
+    }
+
+    #[test]
+    fn renewed_tokens_are_new_and_good_for_as_long() {
+        use rand::{SeedableRng as _, rngs::StdRng};
+
+        let mut tokens = tokens(1);
+        tokens.worker.expires = Some(now(1000));
+        let rng = &mut StdRng::seed_from_u64(1);
+        let next = tokens.renewed(now(10), rng);
+        assert_eq!(tokens.check_replace(&next, now(10)), Ok(()));
+        assert_eq!(next.worker.expires, Some(now(1000)));
+        assert_eq!(next.manager.expires, None);
+        let late = tokens.renewed(now(2000), rng);
+        assert_eq!(tokens.check_replace(&late, now(2001)), Ok(()));
+        assert_eq!(late.worker.expires, Some(now(2060)));
     }
 
     #[test]

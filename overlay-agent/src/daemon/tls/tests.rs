@@ -361,6 +361,40 @@ fn an_evicted_or_unknown_node_is_refused_by_both_sides() {
 }
 
 #[test]
+fn a_node_that_left_and_one_with_a_certificate_of_before_are_refused_by_both_sides() {
+    let cluster = Cluster::new(CLUSTER, 1);
+    let [a, b] = [1, 2].map(|seed| cluster.join(seed, Role::Worker));
+    let meet = |client: &Node, server: &Node| {
+        shake_hands(
+            &mut client.client(Service::Member, server, NOW),
+            &mut server.server(Service::Member, NOW),
+        )
+    };
+    let role = Role::Worker;
+    for (standing, words) in [
+        (Standing::Left, "has left"),
+        (
+            // Its certificate begins an hour before.
+            Standing::Member { role, joined: NOW },
+            "of an earlier membership",
+        ),
+    ] {
+        cluster.set_standing(a.id, standing);
+        let (_, at_server) = meet(&a, &b);
+        assert!(refusal(at_server).contains(words));
+        let (at_client, _) = meet(&b, &a);
+        assert!(refusal(at_client).contains(words));
+    }
+    let validity = Validity::default();
+    let issued =
+        cluster
+            .authority
+            .issue_since(NOW, &a.key.public(), role, &validity, NOW, &mut rng(9));
+    a.own.renew(&issued.expect("issues")).expect("its own");
+    assert_eq!(meet(&a, &b), (Ok(()), Ok(())));
+}
+
+#[test]
 fn a_client_without_a_certificate_is_refused() {
     let cluster = Cluster::new(CLUSTER, 1);
     let manager = cluster.join(1, Role::Manager);
