@@ -220,11 +220,24 @@ impl Keeper {
 
     /// This is wanted from now on, with the settings as before.
     pub fn want(&mut self, desired: DataPlane) {
-        for (device, id) in process_namespaces(&desired) {
-            self.namespaces.entry(device).or_insert(id);
+        let before: BTreeMap<String, &NetnsRef> = self
+            .desired
+            .local_endpoints
+            .iter()
+            .map(|endpoint| (device(endpoint), &endpoint.netns))
+            .collect();
+        let named = |endpoint: &&LocalEndpoint| matches!(endpoint.netns, NetnsRef::Pid(_));
+        let mut namespaces = BTreeMap::new();
+        for endpoint in desired.local_endpoints.iter().filter(named) {
+            let device = device(endpoint);
+            let known = before.get(&device) == Some(&&endpoint.netns);
+            let id = match self.namespaces.get(&device).filter(|_| known) {
+                Some(id) => Some(*id),
+                None => Netns::open(&endpoint.netns).ok().map(|netns| netns.id()),
+            };
+            namespaces.extend(id.map(|id| (device, id)));
         }
-        let devices: BTreeSet<String> = desired.local_endpoints.iter().map(device).collect();
-        self.namespaces.retain(|device, _| devices.contains(device));
+        self.namespaces = namespaces;
         self.sound &= desired.node == self.desired.node;
         self.wanted_anew = true;
         self.desired = desired;
@@ -282,10 +295,7 @@ impl Keeper {
         let began = Instant::now();
         pace.began();
         let result = self.check(superseded, stop, tell).await;
-        if matches!(
-            result,
-            Err(ReconcileError::Kernel(Unfinished::Superseded))
-        ) {
+        if matches!(result, Err(ReconcileError::Kernel(Unfinished::Superseded))) {
             pace.heard(start.elapsed());
             return result;
         }
@@ -323,15 +333,14 @@ impl Keeper {
             host: &mut self.host,
             superseded: Some(superseded.as_mut()),
         };
-        let outcome =
-            reconcile::reconcile_and_tell(&mut interruptible, &desired, stop, |pass| {
-                if pass.done == 0 {
-                    let known = facts.as_ref().map(|(facts, _)| facts);
-                    tell_changes(before.as_ref(), known, &pass, tell);
-                }
-                seen = Some((pass.observed.clone(), pass.facts.clone(), pass.done));
-            })
-            .await;
+        let outcome = reconcile::reconcile_and_tell(&mut interruptible, &desired, stop, |pass| {
+            if pass.done == 0 {
+                let known = facts.as_ref().map(|(facts, _)| facts);
+                tell_changes(before.as_ref(), known, &pass, tell);
+            }
+            seen = Some((pass.observed.clone(), pass.facts.clone(), pass.done));
+        })
+        .await;
         let report = match outcome {
             Ok(report) => report,
             Err(error) => {

@@ -82,7 +82,8 @@ pub fn read(run_dir: &Path) -> Result<Vec<LocalEndpoint>, StateError> {
         reason,
         remedy: REMEDY,
     };
-    let kept: Vec<Kept> = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    let kept: Vec<Kept> =
+        serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
     kept.into_iter()
         .map(|kept| kept.endpoint().map_err(damaged))
         .collect()

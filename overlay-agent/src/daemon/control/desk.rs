@@ -16,13 +16,13 @@ use overlay_cluster::{
     gossip::anti_entropy::SyncError,
     id::NodeId,
     identity::Role,
+    log::view::Version,
     log::{
         command::{Command, Outcome},
         refusal::Refusal,
         roster::RosterRefusal,
         state::Cluster,
     },
-    log::view::Version,
     rotation::{Acknowledgement, Digest},
     time::Timestamp,
 };

@@ -363,6 +363,42 @@ async fn a_node_joins_pulls_syncs_renews_and_leaves() {
 }
 
 #[tokio::test]
+async fn who_waits_for_news_hears_of_a_change_at_once_and_holds_nobody_up() {
+    let world = World::new(1).await;
+    let client = world.join(2).await;
+    let connect = || client.connect(world.address, world.id);
+    let mut waiting = connect().await.expect("connects");
+    let Ok(Update::Whole(view)) = waiting.pull_view(None).await else {
+        panic!("the whole view")
+    };
+    let have = view.version;
+    let waiter = tokio::spawn(async move { (waiting.watch_view(have).await, waiting) });
+    tokio::time::sleep(SHORT).await;
+    assert!(!waiter.is_finished(), "there is nothing new");
+    let began = Instant::now();
+    let rename = Command::Rename {
+        node: key(2).node_id(),
+        name: name(7),
+    };
+    world.manager.propose(rename).await.expect("renames");
+    let (update, mut waiting) = waiter.await.expect("no panic");
+    assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+    let version = match update.expect("news") {
+        Update::Whole(view) => view.version,
+        Update::Delta(delta) => delta.to,
+    };
+    assert!(version > have);
+
+    let waiter = tokio::spawn(async move { waiting.watch_view(version).await });
+    tokio::time::sleep(SHORT).await;
+    let began = Instant::now();
+    world.stop.send_replace(true);
+    world.serving.await.expect("ends");
+    assert!(began.elapsed() < limits().grace, "{:?}", began.elapsed());
+    assert!(waiter.await.expect("no panic").is_err());
+}
+
+#[tokio::test]
 async fn a_join_is_refused_in_words_and_a_foreign_manager_in_the_handshake() {
     let world = World::new(1).await;
     let ask = Join {

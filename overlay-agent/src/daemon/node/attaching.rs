@@ -6,11 +6,7 @@ use overlay_cluster::{log::pool::PoolError, time::Instant};
 use rand::rngs::ThreadRng;
 use tokio::time::timeout;
 
-use super::{
-    Node, UpstreamError,
-    events::What,
-    shared::Shared,
-};
+use super::{Node, UpstreamError, events::What, shared::Shared};
 use crate::{
     dataplane::{desired::LocalEndpoint, endpoint_name::host_device_name},
     member::{self, Member, attach},
@@ -74,9 +70,8 @@ impl Node {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = done {
-            let _taken_back = shared.with(|member, now, rng| {
-                member.detach(&network, &endpoint.name, now, rng)
-            });
+            let _taken_back =
+                shared.with(|member, now, rng| member.detach(&network, &endpoint.name, now, rng));
             let _unwritten = keep_endpoints(shared).await;
             return Err(error);
         }
@@ -91,9 +86,8 @@ impl Node {
     /// Detaches an endpoint, and returns when the kernel is rid of it.
     pub async fn detach(&self, network: &str, name: &str) -> Result<LocalEndpoint, DetachError> {
         let shared = &self.shared;
-        let (detached, attempt) = shared.with_attempt(|member, now, rng| {
-            member.detach(network, name, now, rng)
-        });
+        let (detached, attempt) =
+            shared.with_attempt(|member, now, rng| member.detach(network, name, now, rng));
         let endpoint = detached?;
         shared.tell(What::EndpointDetached {
             network: network.to_owned(),
@@ -160,16 +154,16 @@ async fn attach(
 }
 
 /// Whether a newer view than this comes soon.
-async fn newer_view(
-    shared: &Arc<Shared>,
-    version: overlay_cluster::log::view::Version,
-) -> bool {
+async fn newer_view(shared: &Arc<Shared>, version: overlay_cluster::log::view::Version) -> bool {
     // The manager that is asked may lag behind the one that decided.
     for wait in [0, 50, 200, 1000, 2000] {
         let mut views = shared.view.subscribe();
         let wait = Duration::from_millis(wait);
-        let comes = timeout(wait, views.wait_for(|view| view.version > version)).await;
-        if matches!(comes, Ok(Ok(_))) {
+        // What comes is a guard, which no wait may hold.
+        let comes = timeout(wait, views.wait_for(|view| view.version > version))
+            .await
+            .is_ok_and(|seen| seen.is_ok());
+        if comes {
             return true;
         }
         if shared.pull().await.is_err() {
@@ -198,7 +192,10 @@ async fn keep_endpoints(shared: &Arc<Shared>) -> Result<(), StateError> {
 /// Waits until the kernel has had its chance with an attempt.
 async fn wait_for(shared: &Arc<Shared>, attempt: u64) -> Option<Arc<super::applier::Outcome>> {
     let mut outcomes = shared.outcome.subscribe();
-    let wait = timeout(KERNEL, outcomes.wait_for(|outcome| outcome.attempt >= attempt));
+    let wait = timeout(
+        KERNEL,
+        outcomes.wait_for(|outcome| outcome.attempt >= attempt),
+    );
     match wait.await {
         Ok(Ok(outcome)) => Some(outcome.clone()),
         _ => None,

@@ -106,7 +106,9 @@ impl Calls {
 
     fn take(&self) -> Option<Turn> {
         let mut state = self.state();
-        state.kept.retain(|_, (_, since)| since.elapsed() < KEPT_FOR);
+        state
+            .kept
+            .retain(|_, (_, since)| since.elapsed() < KEPT_FOR);
         let peer = state.ready.pop_front()?;
         // One permit is kept of many notifications.
         if !state.ready.is_empty() {

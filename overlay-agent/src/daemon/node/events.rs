@@ -269,7 +269,10 @@ mod tests {
         assert_eq!(kept[0].number, 6);
         assert_eq!(kept.last().map(|event| event.number), Some(KEPT as u64 + 5));
         events.add(TIME, problem(0));
-        assert_eq!(coming.try_recv().map(|event| event.number), Ok(KEPT as u64 + 6));
+        assert_eq!(
+            coming.try_recv().map(|event| event.number),
+            Ok(KEPT as u64 + 6)
+        );
     }
 
     #[test]

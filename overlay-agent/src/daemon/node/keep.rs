@@ -49,7 +49,10 @@ impl Keep {
 
     /// Keeps the list unless a later one is kept.
     pub fn endpoints(&self, number: u64, list: &[LocalEndpoint]) -> Result<(), StateError> {
-        let mut kept = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if number <= *kept {
             return Ok(());
         }
@@ -68,7 +71,10 @@ impl Keep {
         &self,
         work: impl FnOnce(&Membership) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
-        let files = self.membership.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self
+            .membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         work(&files)
     }
 }

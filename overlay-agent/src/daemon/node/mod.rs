@@ -18,6 +18,8 @@ mod shared;
 pub mod status;
 mod tasks;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 pub mod upstream;
 
@@ -44,16 +46,16 @@ use tokio::{
     time::timeout,
 };
 
+use self::{
+    applier::{Applier, DataPath, path::HostPath},
+    keep::Keep,
+    shared::Shared,
+};
 pub use self::{
     attaching::{AttachError, DetachError},
     events::{Event, What},
     status::Status,
     upstream::{Upstream, UpstreamError},
-};
-use self::{
-    applier::{Applier, DataPath, path::HostPath},
-    keep::Keep,
-    shared::Shared,
 };
 use crate::{
     daemon::{dns::names::Names, members::LiveMembers},
@@ -96,7 +98,10 @@ pub enum StartError {
     #[error(
         "cannot listen for gossip at UDP {address}: {error}; the address must be one of this host, and the port free"
     )]
-    Listen { address: SocketAddr, error: io::Error },
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
     #[error("cannot take the data path over: {0}")]
     DataPath(String),
     #[error("the endpoints of the agent before cannot be told to the others: {0}")]
@@ -108,7 +113,9 @@ pub enum StartError {
 pub enum LeaveError {
     #[error("the managers have not let this node leave: {0}")]
     Upstream(#[from] UpstreamError),
-    #[error("this node has left, and its data path is not all gone: {0}; `overlay dataplane clear`")]
+    #[error(
+        "this node has left, and its data path is not all gone: {0}; `overlay dataplane clear`"
+    )]
     DataPath(String),
     #[error("this node has left, and its files are not all gone: {0}")]
     State(#[from] StateError),
@@ -158,9 +165,7 @@ impl Node {
         let newest = membership.newest_epoch()?;
         let generation = membership.start()?;
         let before = endpoints::read(&directories.run)?;
-        let (applier, found, begin) = Applier::start(path)
-            .await
-            .map_err(StartError::DataPath)?;
+        let (applier, found, begin) = Applier::start(path).await.map_err(StartError::DataPath)?;
 
         let clock = clock::Clock::start();
         let mut rng = rand::rng();
@@ -327,11 +332,10 @@ impl Node {
             Ok(_) | Err(UpstreamError::PutOut(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        self.shared
-            .with(|member, now, rng| {
-                member.leave(now);
-                member.removed(now, rng);
-            });
+        self.shared.with(|member, now, rng| {
+            member.leave(now);
+            member.removed(now, rng);
+        });
         let cleared = self.shared.orders.clear().await;
         self.stop().await;
         self.shared.keep.forget()?;

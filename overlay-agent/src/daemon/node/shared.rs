@@ -354,21 +354,19 @@ impl Shared {
             Ok(()) => Ok(()),
             Err(UpdateError::Gap { .. }) => {
                 let whole = self.upstream.pull_view(None).await?;
-                self.taken(self.take(whole));
-                Ok(())
+                self.taken(self.take(whole))
             }
-            error => {
-                self.taken(error);
-                Ok(())
-            }
+            taken => self.taken(taken),
         }
     }
 
-    fn taken(&self, taken: Result<(), UpdateError>) {
-        if let Err(error) = taken {
-            tracing::warn!(%error, "what a manager says is not taken");
+    /// Another manager is asked next: this one lags, or is of another cluster.
+    fn taken(&self, taken: Result<(), UpdateError>) -> Result<(), UpstreamError> {
+        taken.map_err(|error| {
             self.upstream.turn_away();
-        }
+            self.state().managers.error = Some(error.to_string());
+            UpstreamError::Update(error)
+        })
     }
 
     fn take(&self, update: Update) -> Result<(), UpdateError> {
@@ -392,10 +390,6 @@ impl Shared {
             self.tell(What::Evicted { reason });
             self.with(|member, now, rng| member.removed(now, rng));
         }
-    }
-
-    pub fn is_put_out(&self) -> bool {
-        self.state().put_out.is_some()
     }
 
     /// What comes from the kernel's side.

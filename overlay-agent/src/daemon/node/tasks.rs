@@ -169,10 +169,16 @@ async fn pull_secrets(shared: Arc<Shared>) {
                 let mut state = shared.state();
                 // The view may not have heard of the newest; the rotation asks again for it.
                 let newest = kept.iter().max().copied();
+                state.secrets.retain(|name| {
+                    kept.contains(name) || newest.is_none_or(|newest| *name > newest)
+                });
                 state
                     .secrets
-                    .retain(|name| kept.contains(name) || newest.is_none_or(|newest| *name > newest));
-                state.secrets.iter().rev().take(MAX_EPOCHS).copied().collect()
+                    .iter()
+                    .rev()
+                    .take(MAX_EPOCHS)
+                    .copied()
+                    .collect()
             };
             if wanted.is_empty() {
                 retry.succeeded();
@@ -184,13 +190,15 @@ async fn pull_secrets(shared: Arc<Shared>) {
                 Ok(given) => {
                     for (name, secrets) in given {
                         shared.state().secrets.remove(&name);
-                        let taken = shared
-                            .with(|member, now, rng| member.secrets(name, secrets, now, rng));
+                        let taken =
+                            shared.with(|member, now, rng| member.secrets(name, secrets, now, rng));
                         if let Err(error) = taken {
                             tracing::warn!(%name, %error, "secrets are not taken");
                         }
                     }
-                    let left = wanted.iter().any(|name| shared.state().secrets.contains(name));
+                    let left = wanted
+                        .iter()
+                        .any(|name| shared.state().secrets.contains(name));
                     if !left {
                         retry.succeeded();
                         continue;
@@ -354,15 +362,13 @@ async fn say(
 ) -> Result<(), ClientError> {
     match call {
         Call::Acknowledge(message) => connection.acknowledge(message.clone()).await,
-        Call::Sync => {
-            match timeout(EXCHANGE_TIME, exchange(shared, connection, peer)).await {
-                Ok(exchanged) => exchanged,
-                Err(_) => {
-                    end_sync(shared, peer);
-                    Ok(())
-                }
+        Call::Sync => match timeout(EXCHANGE_TIME, exchange(shared, connection, peer)).await {
+            Ok(exchanged) => exchanged,
+            Err(_) => {
+                end_sync(shared, peer);
+                Ok(())
             }
-        }
+        },
     }
 }
 
@@ -375,8 +381,8 @@ async fn exchange(
     let (mut sync, mut message) = shared.with(|member, _, _| member.start_sync(peer));
     for _ in 0..EXCHANGE {
         let answer = connection.sync(message).await?;
-        let next = shared
-            .with(|member, now, rng| member.continue_sync(&mut sync, &answer, now, rng));
+        let next =
+            shared.with(|member, now, rng| member.continue_sync(&mut sync, &answer, now, rng));
         match next {
             Ok(Some(next)) => message = next,
             Ok(None) => {

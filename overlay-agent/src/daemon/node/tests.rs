@@ -43,6 +43,7 @@ use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
 
 use super::{
     applier::{Found, News, Orders, Outcome},
+    testing::in_namespace,
     *,
 };
 use crate::{
@@ -72,7 +73,9 @@ struct At(Timestamp);
 
 impl TimeProvider for At {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.as_secs())))
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(
+            self.0.as_secs(),
+        )))
     }
 }
 
@@ -165,12 +168,7 @@ impl DataPath for FakePath {
         Ok(found)
     }
 
-    async fn apply(
-        &mut self,
-        desired: DataPlane,
-        _: &Orders,
-        _: &mut dyn FnMut(News),
-    ) -> Outcome {
+    async fn apply(&mut self, desired: DataPlane, _: &Orders, _: &mut dyn FnMut(News)) -> Outcome {
         self.kernel().apply(desired)
     }
 
@@ -288,7 +286,6 @@ struct Agent {
 
 struct World {
     log: Arc<Log>,
-    port: u16,
     hosts: Vec<Host>,
 }
 
@@ -296,17 +293,17 @@ fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-fn address(number: u8, port: u16) -> SocketAddr {
-    ([127, 77, 0, number], port).into()
+fn address(number: u8) -> SocketAddr {
+    ([192, 0, 2, number], 7946).into()
 }
 
-fn applicant(key: &NodeKey, number: u8, port: u16) -> Applicant {
+fn applicant(key: &NodeKey, number: u8) -> Applicant {
     Applicant {
         key: LogKey::new(key.public().to_bytes()).unwrap(),
         name: NodeName::new(format!("node-{number}")).unwrap(),
         contact: Contact {
             vteps: [[192, 0, 2, number].into()].into_iter().collect(),
-            control: address(number, port),
+            control: address(number),
             software: SoftwareVersion::new("0.1.0").unwrap(),
         },
         labels: Labels::default(),
@@ -316,11 +313,8 @@ fn applicant(key: &NodeKey, number: u8, port: u16) -> Applicant {
 impl World {
     /// A cluster whose node 1 is the manager, with an encrypted network `blue`.
     async fn new(size: u8) -> Self {
-        static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let port = 20_000 + (std::process::id() % 1000) as u16 * 20 + next;
         let cluster = ClusterId::from_bytes([7; 16]);
-        let mut seeds = rng(port.into());
+        let mut seeds = rng(size.into());
         let authority =
             Authority::generate(cluster, &Validity::default(), NOW, &mut seeds).unwrap();
         let secrets = EpochSecrets::random(&mut seeds);
@@ -331,7 +325,7 @@ impl World {
         let keys: Vec<_> = (0..size).map(|_| NodeKey::generate(&mut seeds)).collect();
         let genesis = Genesis {
             cluster,
-            manager: applicant(&keys[0], 1, port),
+            manager: applicant(&keys[0], 1),
             tokens: Tokens {
                 worker: token(WORKER[0]),
                 manager: token(2),
@@ -353,7 +347,7 @@ impl World {
         for (key, number) in keys.iter().zip(1..).skip(1) {
             log.apply(Command::Join {
                 token: TokenHash::new(WORKER),
-                applicant: applicant(key, number, port),
+                applicant: applicant(key, number),
             })
             .unwrap();
         }
@@ -377,7 +371,11 @@ impl World {
         let hosts = keys.into_iter().zip(1..).map(|(key, number)| {
             let directory = TempDir::new().unwrap();
             let files = Membership::new(&directory.path().join("state"));
-            let role = if number == 1 { Role::Manager } else { Role::Worker };
+            let role = if number == 1 {
+                Role::Manager
+            } else {
+                Role::Worker
+            };
             let certificate = log
                 .authority
                 .issue(&key.public(), role, &Validity::default(), NOW, &mut seeds)
@@ -396,7 +394,7 @@ impl World {
             }
         });
         let hosts = hosts.collect();
-        let mut world = Self { log, port, hosts };
+        let mut world = Self { log, hosts };
         for number in 1..=size {
             world.start(number).await;
         }
@@ -419,7 +417,7 @@ impl World {
     /// Starts the agent of a host.
     async fn start(&mut self, number: u8) {
         let log = (number == 1).then(|| self.log.clone());
-        let at = address(number, self.port);
+        let at = address(number);
         let host = &mut self.hosts[usize::from(number) - 1];
         let path = |name| host.directory.path().join(name);
         let membership = Membership::new(&path("state"));
@@ -460,7 +458,9 @@ impl World {
             known,
         };
         let kernel = host.kernel.clone();
-        let node = Node::start_with(setup, move || FakePath(kernel)).await.unwrap();
+        let node = Node::start_with(setup, move || FakePath(kernel))
+            .await
+            .unwrap();
         assert!(office.node.set(node.clone()).is_ok());
         host.agent = Some(Agent {
             node,
@@ -500,7 +500,7 @@ impl World {
         for sender in &self.hosts {
             for receiver in self.hosts.iter().filter(|to| to.number != sender.number) {
                 let out = sender.kernel.lock().unwrap();
-                let Some(transmit) = out.transmit.get(&index(receiver)) else {
+                let Some(transmit) = out.transmit.get(&index(receiver)).copied() else {
                     continue;
                 };
                 let slot = |direction| SlotKey {
@@ -540,196 +540,240 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endpoints_are_seen_by_the_others_encrypted_and_outlive_their_agent() {
-    let mut world = World::new(3).await;
-    for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
-        let endpoint = world.attach(number, name).await.unwrap();
-        assert_eq!(endpoint.addresses.len(), 1);
-        assert_eq!(world.plan(number, |plan| plan.local_endpoints.len()), Some(1));
-    }
-    for number in 1..=3 {
-        eventually("two remote endpoints", || {
-            world.plan(number, |plan| plan.remote_endpoints.len()) == Some(2)
+#[test]
+fn endpoints_are_seen_by_the_others_encrypted_and_outlive_their_agent() {
+    in_namespace(async {
+        let mut world = World::new(3).await;
+        for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            let endpoint = world.attach(number, name).await.unwrap();
+            assert_eq!(endpoint.addresses.len(), 1);
+            assert_eq!(
+                world.plan(number, |plan| plan.local_endpoints.len()),
+                Some(1)
+            );
+        }
+        for number in 1..=3 {
+            eventually("two remote endpoints", || {
+                world.plan(number, |plan| plan.remote_endpoints.len()) == Some(2)
+            })
+            .await;
+        }
+        eventually("every pair is open", || world.open() == 6).await;
+        let status = world.node(2).status();
+        assert_eq!(status.peers.len(), 2, "{status:?}");
+        assert!(status.peers.iter().all(|peer| peer.sends.is_some()));
+        assert_eq!(status.kernel.local_endpoints, 1);
+        assert!(
+            status.alarms.is_empty() && status.problems.is_empty(),
+            "{status:?}"
+        );
+        eventually("all are up", || world.node(2).alive().len() == 3).await;
+        let (events, _) = world.node(2).events();
+        let attached = |event: &Event| matches!(&event.what, What::EndpointAttached { name, .. } if name == "b");
+        assert!(events.iter().any(attached), "{events:?}");
+        let me = world.host(2).key.node_id();
+        eventually("its digest is told", || {
+            world.log.reports.lock().unwrap().contains_key(&me)
         })
         .await;
-    }
-    eventually("every pair is open", || world.open() == 6).await;
-    let status = world.node(2).status();
-    assert_eq!(status.peers.len(), 2, "{status:?}");
-    assert!(status.peers.iter().all(|peer| peer.sends.is_some()));
-    assert_eq!(status.kernel.local_endpoints, 1);
-    assert!(status.alarms.is_empty() && status.problems.is_empty(), "{status:?}");
-    eventually("all are up", || world.node(2).alive().len() == 3).await;
-    let (events, _) = world.node(2).events();
-    let attached = |event: &Event| matches!(&event.what, What::EndpointAttached { name, .. } if name == "b");
-    assert!(events.iter().any(attached), "{events:?}");
-    let me = world.host(2).key.node_id();
-    eventually("its digest is told", || {
-        world.log.reports.lock().unwrap().contains_key(&me)
-    })
-    .await;
 
-    // The next agent finds endpoints and SAs, and its peers never lose theirs.
-    let before = world.plan(2, |plan| plan.local_endpoints.clone()).unwrap();
-    world.stop(2).await;
-    assert_eq!(world.open(), 6, "what is in the kernel stays");
-    world.start(2).await;
-    assert_eq!(world.node(2).endpoints(), before);
-    eventually("it is in the kernel", || {
-        world.plan(2, |plan| plan.remote_endpoints.len()) == Some(2)
-    })
-    .await;
-    assert_eq!(world.open(), 6);
-    let generations = || {
-        let kernel = world.host(2).kernel.lock().unwrap();
-        let sas = kernel.sas.iter();
-        sas.map(|((_, slot, _), (_, sa))| match slot.direction {
-            Direction::In => sa.receiver_generation,
-            Direction::Out => sa.sender_generation,
+        // The next agent finds endpoints and SAs, and its peers never lose theirs.
+        let before = world.plan(2, |plan| plan.local_endpoints.clone()).unwrap();
+        world.stop(2).await;
+        assert_eq!(world.open(), 6, "what is in the kernel stays");
+        world.start(2).await;
+        assert_eq!(world.node(2).endpoints(), before);
+        eventually("it is in the kernel", || {
+            world.plan(2, |plan| plan.remote_endpoints.len()) == Some(2)
         })
-        .collect::<BTreeSet<_>>()
-    };
-    eventually("SAs of the new start", || generations() == BTreeSet::from([2])).await;
-    assert_eq!(world.open(), 6);
-
-    world.node(3).detach("blue", "c").await.unwrap();
-    assert_eq!(world.plan(3, |plan| plan.local_endpoints.len()), Some(0));
-    eventually("it is gone elsewhere", || {
-        world.plan(1, |plan| plan.remote_endpoints.len()) == Some(1)
-    })
-    .await;
-    for number in 1..=3 {
-        world.stop(number).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_reaches_every_node_at_once_and_a_manager_that_is_away_is_waited_for() {
-    let mut world = World::new(2).await;
-    world.attach(1, "a").await.unwrap();
-    world.attach(2, "b").await.unwrap();
-    eventually("the pair is open", || world.open() == 2).await;
-
-    let before = world.node(2).view().epochs.current;
-    let secrets = EpochSecrets::random(&mut rng(99));
-    let next = secrets.name(0, 2);
-    let began = Instant::now();
-    world
-        .log
-        .apply(Command::StageEpoch {
-            expected: before,
-            next: NewEpoch {
-                name: next,
-                secrets,
-            },
-            reason: Reason::Operator,
-        })
-        .unwrap();
-    eventually("it hears of the epoch", || {
-        world.node(2).view().epochs.kept.contains(&next)
-    })
-    .await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    let staged = |number: u8| {
-        let kernel = world.host(number).kernel.lock().unwrap();
-        kernel
-            .sas
-            .iter()
-            .filter(|((_, slot, _), (_, sa))| {
-                slot.direction == Direction::In && sa.epoch.get() == 2
+        .await;
+        assert_eq!(world.open(), 6);
+        let generations = || {
+            let kernel = world.host(2).kernel.lock().unwrap();
+            let sas = kernel.sas.iter();
+            sas.map(|((_, slot, _), (_, sa))| match slot.direction {
+                Direction::In => sa.receiver_generation,
+                Direction::Out => sa.sender_generation,
             })
-            .count()
-    };
-    eventually("both receive", || staged(1) == 2 && staged(2) == 2).await;
-    world
-        .log
-        .apply(Command::ActivateEpoch {
-            expected: next,
-            readiness: Readiness::All,
+            .collect::<BTreeSet<_>>()
+        };
+        eventually("SAs of the new start", || {
+            generations() == BTreeSet::from([2])
         })
-        .unwrap();
-    let sends = |number: u8| {
-        let kernel = world.host(number).kernel.lock().unwrap();
-        kernel.transmit.values().map(|of| of.epoch.get()).collect::<Vec<_>>()
-    };
-    eventually("both send", || sends(1) == [2] && sends(2) == [2]).await;
-    assert_eq!(world.open(), 2);
+        .await;
+        assert_eq!(world.open(), 6);
 
-    // Without its manager a node goes on with what it has, and says what is wrong.
-    world.stop(1).await;
-    world.attach(2, "c").await.unwrap();
-    eventually("it says so", || world.node(2).status().managers.error.is_some()).await;
-    world
-        .log
-        .apply(Command::RetireEpoch { expected: before })
-        .unwrap();
-    world.start(1).await;
-    eventually("it catches up", || {
-        world.node(2).view().epochs.kept == [next]
-    })
-    .await;
-    assert_eq!(world.node(2).status().managers.error, None);
-    world.stop(2).await;
-    let files = Membership::new(&world.host(2).directory.path().join("state"));
-    assert_eq!(files.newest_epoch().unwrap(), Some(next));
-    let kept = files.load().unwrap().unwrap().view;
-    assert_eq!(kept.epochs.kept, [next]);
-    world.stop(1).await;
+        world.node(3).detach("blue", "c").await.unwrap();
+        assert_eq!(world.plan(3, |plan| plan.local_endpoints.len()), Some(0));
+        eventually("it is gone elsewhere", || {
+            world.plan(1, |plan| plan.remote_endpoints.len()) == Some(1)
+        })
+        .await;
+        for number in 1..=3 {
+            world.stop(number).await;
+        }
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_kernel_refuses_is_taken_back_with_the_reason() {
-    let mut world = World::new(1).await;
-    world.host(1).kernel.lock().unwrap().refused.insert("bad".into());
-    let error = world.attach(1, "bad").await.unwrap_err().to_string();
-    assert!(error.contains("bad") && error.contains("told to refuse"), "{error}");
-    assert_eq!(world.node(1).endpoints(), []);
-    eventually("it is not wanted any more", || {
-        world.plan(1, |plan| plan.local_endpoints.len()) == Some(0)
-    })
-    .await;
-    world.attach(1, "good").await.unwrap();
-    let error = world.node(1).detach("blue", "bad").await.unwrap_err();
-    assert!(error.to_string().contains("bad"), "{error}");
-    world.stop(1).await;
+#[test]
+fn a_rotation_reaches_every_node_at_once_and_a_manager_that_is_away_is_waited_for() {
+    in_namespace(async {
+        let mut world = World::new(2).await;
+        world.attach(1, "a").await.unwrap();
+        world.attach(2, "b").await.unwrap();
+        eventually("the pair is open", || world.open() == 2).await;
+
+        let before = world.node(2).view().epochs.current;
+        let secrets = EpochSecrets::random(&mut rng(99));
+        let next = secrets.name(0, 2);
+        let began = Instant::now();
+        world
+            .log
+            .apply(Command::StageEpoch {
+                expected: before,
+                next: NewEpoch {
+                    name: next,
+                    secrets,
+                },
+                reason: Reason::Operator,
+            })
+            .unwrap();
+        eventually("it hears of the epoch", || {
+            world.node(2).view().epochs.kept.contains(&next)
+        })
+        .await;
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
+        let staged = |number: u8| {
+            let kernel = world.host(number).kernel.lock().unwrap();
+            kernel
+                .sas
+                .iter()
+                .filter(|((_, slot, _), (_, sa))| {
+                    slot.direction == Direction::In && sa.epoch.get() == 2
+                })
+                .count()
+        };
+        eventually("both receive", || staged(1) == 2 && staged(2) == 2).await;
+        world
+            .log
+            .apply(Command::ActivateEpoch {
+                expected: next,
+                readiness: Readiness::All,
+            })
+            .unwrap();
+        let sends = |number: u8| {
+            let kernel = world.host(number).kernel.lock().unwrap();
+            kernel
+                .transmit
+                .values()
+                .map(|of| of.epoch.get())
+                .collect::<Vec<_>>()
+        };
+        eventually("both send", || sends(1) == [2] && sends(2) == [2]).await;
+        assert_eq!(world.open(), 2);
+
+        // Without its manager a node goes on with what it has, and says what is wrong.
+        world.stop(1).await;
+        world.attach(2, "c").await.unwrap();
+        eventually("it says so", || {
+            world.node(2).status().managers.error.is_some()
+        })
+        .await;
+        world
+            .log
+            .apply(Command::RetireEpoch { expected: before })
+            .unwrap();
+        world.start(1).await;
+        eventually("it catches up", || {
+            world.node(2).view().epochs.kept == [next]
+        })
+        .await;
+        assert_eq!(world.node(2).status().managers.error, None);
+        world.stop(2).await;
+        let files = Membership::new(&world.host(2).directory.path().join("state"));
+        assert_eq!(files.newest_epoch().unwrap(), Some(next));
+        let kept = files.load().unwrap().unwrap().view;
+        assert_eq!(kept.epochs.kept, [next]);
+        world.stop(1).await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_forgets_and_who_is_put_out_is_closed() {
-    let mut world = World::new(3).await;
-    for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
-        world.attach(number, name).await.unwrap();
-    }
-    eventually("every pair is open", || world.open() == 6).await;
-    let leaving = world.node(3).clone();
-    leaving.leave().await.unwrap();
-    assert!(world.host(3).kernel.lock().unwrap().cleared);
-    let files = Membership::new(&world.host(3).directory.path().join("state"));
-    assert!(files.load().unwrap().is_none());
-    eventually("the others hear of it", || world.node(2).view().peers.len() == 2).await;
+#[test]
+fn what_the_kernel_refuses_is_taken_back_with_the_reason() {
+    in_namespace(async {
+        let mut world = World::new(1).await;
+        world
+            .host(1)
+            .kernel
+            .lock()
+            .unwrap()
+            .refused
+            .insert("bad".into());
+        let error = world.attach(1, "bad").await.unwrap_err().to_string();
+        assert!(
+            error.contains("bad") && error.contains("told to refuse"),
+            "{error}"
+        );
+        assert_eq!(world.node(1).endpoints(), []);
+        eventually("it is not wanted any more", || {
+            world.plan(1, |plan| plan.local_endpoints.len()) == Some(0)
+        })
+        .await;
+        world.attach(1, "good").await.unwrap();
+        let error = world.node(1).detach("blue", "bad").await.unwrap_err();
+        assert!(error.to_string().contains("bad"), "{error}");
+        world.stop(1).await;
+    });
+}
 
-    let evict = Command::Evict {
-        node: world.host(2).key.node_id(),
-        tokens: Tokens {
-            worker: Token {
-                hash: TokenHash::new([7; 32]),
-                expires: None,
+#[test]
+fn who_leaves_forgets_and_who_is_put_out_is_closed() {
+    in_namespace(async {
+        let mut world = World::new(3).await;
+        for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            world.attach(number, name).await.unwrap();
+        }
+        eventually("every pair is open", || world.open() == 6).await;
+        let leaving = world.node(3).clone();
+        leaving.leave().await.unwrap();
+        assert!(world.host(3).kernel.lock().unwrap().cleared);
+        let files = Membership::new(&world.host(3).directory.path().join("state"));
+        assert!(files.load().unwrap().is_none());
+        eventually("the others hear of it", || {
+            world.node(2).view().peers.len() == 2
+        })
+        .await;
+
+        let evict = Command::Evict {
+            node: world.host(2).key.node_id(),
+            tokens: Tokens {
+                worker: Token {
+                    hash: TokenHash::new([7; 32]),
+                    expires: None,
+                },
+                manager: Token {
+                    hash: TokenHash::new([8; 32]),
+                    expires: None,
+                },
             },
-            manager: Token {
-                hash: TokenHash::new([8; 32]),
-                expires: None,
-            },
-        },
-    };
-    let began = Instant::now();
-    world.log.apply(evict).unwrap();
-    eventually("it knows", || world.node(2).status().put_out.is_some()).await;
-    eventually("its SAs are gone", || {
-        world.host(2).kernel.lock().unwrap().sas.is_empty()
-            && world.host(1).kernel.lock().unwrap().sas.is_empty()
-    })
-    .await;
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    world.stop(1).await;
+        };
+        let began = Instant::now();
+        world.log.apply(evict).unwrap();
+        eventually("it knows", || world.node(2).status().put_out.is_some()).await;
+        eventually("its SAs are gone", || {
+            world.host(2).kernel.lock().unwrap().sas.is_empty()
+                && world.host(1).kernel.lock().unwrap().sas.is_empty()
+        })
+        .await;
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
+        world.stop(1).await;
+    });
 }

@@ -20,7 +20,7 @@ use overlay_cluster::{
     log::{
         command::{Command, Outcome},
         roster::RosterRefusal,
-        view::{Update, Version, View},
+        view::{Update, UpdateError, Version, View},
     },
     rotation::Digest,
 };
@@ -67,6 +67,9 @@ pub enum UpstreamError {
     Unexpected,
     #[error(transparent)]
     Secrets(#[from] HandoutError),
+    /// What it says of the log cannot be.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
 }
 
 struct Tried<'a>(&'a [(SocketAddr, String)]);
@@ -271,17 +274,14 @@ impl Upstream {
         Err(UpstreamError::Unreachable(tried))
     }
 
-    async fn attempt(
-        &self,
-        node: NodeId,
-        address: SocketAddr,
-        request: &MemberRequest,
-    ) -> Attempt {
+    async fn attempt(&self, node: NodeId, address: SocketAddr, request: &MemberRequest) -> Attempt {
         if let Some(mut connection) = self.kept(node) {
             match connection.ask_manager(request).await {
                 // The manager has closed it meanwhile, before it read anything.
                 Err(
-                    ClientError::Closed { .. } | ClientError::Frame { .. } | ClientError::Alert { .. },
+                    ClientError::Closed { .. }
+                    | ClientError::Frame { .. }
+                    | ClientError::Alert { .. },
                 ) if !is_proposal(request) => {}
                 asked => return self.settle(connection, asked, request),
             }

@@ -10,7 +10,8 @@ use overlay_cluster::{
     rotation::{AdoptedSa, Direction, SlotKey, Transmit, Usage},
 };
 use overlay_ebpf::abi::{
-    Epoch, Lane, PeerIndex, SaDirection, SecurityAssociation, SecurityAssociationKey, Slot, VtepRole,
+    Epoch, Lane, PeerIndex, SaDirection, SecurityAssociation, SecurityAssociationKey, Slot,
+    VtepRole,
 };
 
 use super::Found;
@@ -240,7 +241,11 @@ mod tests {
                 .filter(|sa| (sa.direction, sa.slot) == (slot.direction, slot.slot))
                 .count();
             assert_eq!(usage.bytes, 10 * lanes as u64);
-            let sent = if slot.direction == Direction::Out { 3 } else { 0 };
+            let sent = if slot.direction == Direction::Out {
+                3
+            } else {
+                0
+            };
             assert_eq!(usage.sequence, sent);
         }
         assert!(usage.len() >= 2);

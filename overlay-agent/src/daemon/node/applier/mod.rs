@@ -3,6 +3,8 @@
 
 pub mod held;
 pub mod path;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

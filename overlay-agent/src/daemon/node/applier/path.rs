@@ -169,13 +169,22 @@ impl HostPath {
                 ));
             }
         }
-        if let Some(left) = keeper.left() {
-            for endpoint in &desired.local_endpoints {
-                let device = host_device_name(endpoint.vni, endpoint.mac);
-                if !left.endpoints.contains_key(&device) {
-                    let why = self.problem.as_deref().unwrap_or("it could not be made");
-                    outcome.refused.entry(device).or_insert(why.to_owned());
-                }
+        let closing = report.and_then(|report| {
+            let mut problems = report.problems.iter();
+            problems.find(|problem| problem.closes)
+        });
+        for endpoint in &desired.local_endpoints {
+            let device = host_device_name(endpoint.vni, endpoint.mac);
+            let stands = keeper
+                .left()
+                .is_some_and(|left| left.endpoints.contains_key(&device));
+            if !stands {
+                let why = || match (&self.problem, closing) {
+                    (Some(problem), _) => problem.clone(),
+                    (None, Some(problem)) => problem.to_string(),
+                    (None, None) => "its device is not there".to_owned(),
+                };
+                outcome.refused.entry(device).or_insert_with(why);
             }
         }
         outcome
