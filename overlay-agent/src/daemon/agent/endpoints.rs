@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use overlay_ebpf::abi::Vni;
+use tokio::runtime::Handle;
 
 use super::{Agent, Running, errors};
 use crate::{
@@ -70,13 +71,10 @@ impl Agent {
         let attached = running.node.attach(request).await;
         let endpoint = attached.map_err(|error| attach_error(&error))?;
         let mut answer = local(&running, &endpoint);
-        if let Some(dns) = &self.dns {
-            self.update_names(&running);
-            let resolver = dns.attach(&endpoint.netns, endpoint.vni, &endpoint.name);
-            if let Err(error) = resolver.await {
-                tracing::warn!(endpoint = %endpoint.name, %error, "an endpoint has no resolver");
-                answer.problem = Some(error.to_string());
-            }
+        self.update_names(&running);
+        if let Err(error) = self.give_resolver(&endpoint).await {
+            tracing::warn!(endpoint = %endpoint.name, %error, "an endpoint has no resolver");
+            answer.problem = Some(error);
         }
         Ok(answer)
     }
@@ -127,12 +125,27 @@ impl Agent {
     }
 
     async fn adopt_names(&self, running: &Running) {
-        let Some(dns) = &self.dns else { return };
         for endpoint in running.node.endpoints() {
-            let resolver = dns.attach(&endpoint.netns, endpoint.vni, &endpoint.name);
-            if let Err(error) = resolver.await {
+            if let Err(error) = self.give_resolver(&endpoint).await {
                 tracing::warn!(endpoint = %endpoint.name, %error, "an endpoint has no resolver");
             }
+        }
+    }
+
+    /// Opens the sockets of a container's resolver, in the container's namespace.
+    async fn give_resolver(&self, endpoint: &LocalEndpoint) -> Result<(), String> {
+        let Some(dns) = self.dns.clone() else {
+            return Ok(());
+        };
+        let endpoint = endpoint.clone();
+        // Network namespaces belong to threads, and this future to none.
+        let given = tokio::task::spawn_blocking(move || {
+            let attached = dns.attach(&endpoint.netns, endpoint.vni, &endpoint.name);
+            Handle::current().block_on(attached)
+        });
+        match given.await {
+            Ok(attached) => attached.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
         }
     }
 

@@ -68,7 +68,7 @@ pub fn upstream(error: &UpstreamError) -> ApiError {
             "traffic goes on meanwhile; see `overlay status` on a manager",
         ),
         UpstreamError::Undecided(_) => ApiError::from_error(Code::Timeout, error),
-        UpstreamError::Unexpected | UpstreamError::Secrets(_) => {
+        UpstreamError::Unexpected | UpstreamError::Secrets(_) | UpstreamError::Update(_) => {
             ApiError::from_error(Code::Internal, error)
         }
     }

@@ -67,7 +67,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 impl Agent {
     /// Goes on with what this host was before the agent's start.
-    pub(super) async fn go_on(&self) -> Result<(), ApiError> {
+    pub(super) async fn go_on(self: &Arc<Self>) -> Result<(), ApiError> {
         let files = self.files();
         let Some(stored) = files.load().map_err(|error| errors::host(&error))? else {
             return Ok(());
@@ -77,7 +77,7 @@ impl Agent {
     }
 
     async fn run(
-        &self,
+        self: &Arc<Self>,
         files: Membership,
         stored: Stored,
         beginning: Beginning,
@@ -114,7 +114,7 @@ impl Agent {
     }
 
     /// Makes a cluster of this host alone.
-    pub(super) async fn do_init(&self, request: InitRequest) -> Result<Initialised, ApiError> {
+    pub(super) async fn do_init(self: &Arc<Self>, request: InitRequest) -> Result<Initialised, ApiError> {
         let _turn = self.turning.lock().await;
         self.check_free()?;
         let contact = self.contact(&request.advertise, request.listen)?;
@@ -189,7 +189,7 @@ impl Agent {
     }
 
     /// Joins a cluster by a token, at the first manager that answers.
-    pub(super) async fn do_join(&self, request: JoinRequest) -> Result<Own, ApiError> {
+    pub(super) async fn do_join(self: &Arc<Self>, request: JoinRequest) -> Result<Own, ApiError> {
         let _turn = self.turning.lock().await;
         self.check_free()?;
         if request.managers.is_empty() {
@@ -284,7 +284,7 @@ impl Agent {
                 "name the one that other nodes reach (`--advertise`)",
             ));
         };
-        let families = [true, false].map(|v4| advertise.iter().filter(|ip| ip.is_ipv4() == v4));
+        let families = [true, false].map(|v4| advertise.iter().filter(move |ip| ip.is_ipv4() == v4));
         if families.into_iter().any(|of| of.count() > 1) {
             return Err(ApiError::new(
                 Code::BadRequest,
@@ -460,7 +460,7 @@ impl Agent {
     }
 
     /// Makes this node the only manager of the cluster in a backup.
-    pub(super) async fn do_restore(&self, request: RestoreRequest) -> Result<Own, ApiError> {
+    pub(super) async fn do_restore(self: &Arc<Self>, request: RestoreRequest) -> Result<Own, ApiError> {
         let _turn = self.turning.lock().await;
         let files = self.files();
         let Some(mut stored) = files.load().map_err(|error| errors::host(&error))? else {

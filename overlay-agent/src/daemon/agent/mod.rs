@@ -67,7 +67,7 @@ pub struct Agent {
     part: RwLock<Part>,
     /// One at a time makes this host a node or ends it.
     turning: tokio::sync::Mutex<()>,
-    dns: Option<Dns>,
+    dns: Option<Arc<Dns>>,
 }
 
 impl Agent {
@@ -78,7 +78,7 @@ impl Agent {
             options,
             part: RwLock::new(Part::None),
             turning: tokio::sync::Mutex::new(()),
-            dns,
+            dns: dns.map(Arc::new),
         });
         let _turn = agent.turning.lock().await;
         if let Err(error) = agent.go_on().await {

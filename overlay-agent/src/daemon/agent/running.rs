@@ -78,7 +78,7 @@ pub enum RunError {
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
     #[error("the operating system gives no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
+    Random(getrandom::Error),
     #[error(
         "cannot listen for other nodes at TCP {address}: {error}; the address must be one of this host, and the port free"
     )]
@@ -224,7 +224,7 @@ impl Running {
             self.client.clone(),
             Arc::new(OwnRoster(self.clone())),
             Arc::new(Membership::new(&options.directories.state)),
-            HostRandom.rng()?,
+            rng()?,
         );
         let mut tasks = self.tasks();
         tasks.spawn(server.serve(listener, stopped.clone()));
@@ -365,7 +365,7 @@ impl Running {
         let opened = if self.files.exists()? {
             self.files.open()?
         } else {
-            let mut rng = HostRandom.rng()?;
+            let mut rng = rng()?;
             Opened::Open(self.files.create(Lock::Disk, &mut rng)?.key)
         };
         match opened {
@@ -495,6 +495,10 @@ async fn end(part: Part) {
     }
 }
 
+fn rng() -> Result<rand::rngs::StdRng, RunError> {
+    HostRandom.rng().map_err(RunError::Random)
+}
+
 fn setup(
     files: &Manager,
     view: &View,
@@ -505,7 +509,7 @@ fn setup(
     let own = view.peers.get(&view.node).ok_or(RunError::Roster(
         RosterRefusal::Unknown(view.node),
     ))?;
-    let seal = ManagerSeal::new(key, view.cluster, HostRandom.rng()?);
+    let seal = ManagerSeal::new(key, view.cluster, rng()?);
     Ok(managers::Setup {
         node: view.node,
         index: own.index,

@@ -174,7 +174,6 @@ impl Agent {
         };
         let maps = pinned.observe_maps().map_err(|error| errors::host(&error))?;
         let stats = pinned.peer_stats().map_err(|error| errors::host(&error))?;
-        let devices = device_names();
         let peers = maps.peers.iter().map(|(key, entry)| {
             let found = view
                 .peers
@@ -195,7 +194,7 @@ impl Agent {
                     NodeStatus::Unknown
                 },
                 vtep: address_of(&entry.vtep),
-                device: devices.get(&entry.underlay_ifindex).cloned(),
+                device: device_name(entry.underlay_ifindex),
                 path_mtu: Some(entry.underlay_mtu),
                 epoch: carries.then_some(entry.tx.epoch),
                 slot: carries.then_some(entry.tx.slot),
@@ -243,7 +242,7 @@ fn encryption(
         })
         .collect();
     let barrier = |drop: &&Drop| {
-        drop.reason == BLOCK_POLICY || drop.reason == DropReason::CleartextOfEncrypted.name()
+        drop.reason == BLOCK_POLICY || drop.reason == DropReason::CleartextEncryptedVni.name()
     };
     Encryption {
         encrypted_networks: encrypted.len(),
@@ -290,10 +289,12 @@ fn nodes(view: &View, node: &node::Status) -> Nodes {
     }
 }
 
-fn device_names() -> BTreeMap<u32, String> {
-    let interfaces = rustix::net::netdevice::name_to_index;
-    let _ = interfaces;
-    BTreeMap::new()
+/// The name of a network device; `None` if it is gone.
+fn device_name(index: u32) -> Option<String> {
+    use rustix::net::{AddressFamily, SocketType, netdevice::index_to_name, socket};
+
+    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    index_to_name(any, index).ok()
 }
 
 /// The events that the agent remembers, and with `follow` all that come.

@@ -210,7 +210,7 @@ impl Dns {
     }
 
     /// Closes all sockets.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.look.abort();
         let mut containers = self.containers.lock().await;
         containers.attached.clear();

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use overlay_cluster::{id::Generation, identity::trust::TrustBundle, log::view::View};
+use overlay_cluster::{id::Generation, log::view::View};
 
 use crate::{
     dataplane::desired::LocalEndpoint,
@@ -41,10 +41,6 @@ impl Keep {
 
     pub fn generation(&self, generation: Generation) -> Result<(), StateError> {
         self.membership(|files| files.keep_generation(generation))
-    }
-
-    pub fn trust(&self, trust: &TrustBundle) -> Result<(), StateError> {
-        self.membership(|files| files.keep_trust(trust))
     }
 
     /// Keeps the list unless a later one is kept.
