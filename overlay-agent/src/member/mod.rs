@@ -432,7 +432,11 @@ impl Member {
             self.gossiped(actions, now);
         }
         self.rotation.advance(now);
-        if self.remembered.as_ref().is_some_and(|(_, until)| *until <= now) {
+        if self
+            .remembered
+            .as_ref()
+            .is_some_and(|(_, until)| *until <= now)
+        {
             self.remembered = None;
             self.judge_at_once();
         }

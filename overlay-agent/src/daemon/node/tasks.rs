@@ -60,7 +60,9 @@ pub fn start(shared: &Arc<Shared>) -> JoinSet<()> {
 fn ask_around(shared: &Shared) {
     let view = shared.view.borrow().clone();
     let others = view.peers.iter().filter(|(id, _)| **id != view.node);
-    let mut others: Vec<_> = others.map(|(id, peer)| (*id, peer.contact.control)).collect();
+    let mut others: Vec<_> = others
+        .map(|(id, peer)| (*id, peer.contact.control))
+        .collect();
     if others.is_empty() {
         return;
     }
