@@ -23,6 +23,8 @@ const ASKED: usize = 3;
 const WORKERS: usize = 16;
 /// Datagrams that are taken before anything else is done.
 const BURST: usize = 64;
+/// Between two looks at what is due.
+const TURN: Duration = Duration::from_millis(1);
 /// More than any datagram of gossip has.
 const DATAGRAM: usize = 2048;
 /// Messages of one anti-entropy exchange.
@@ -87,9 +89,10 @@ async fn until_stopped(shared: &Arc<Shared>, work: impl Future<Output = ()>) {
 async fn gossip(shared: Arc<Shared>) {
     let mut bytes = [0; DATAGRAM];
     let work = async {
-        loop {
+        while !shared.is_stopped() {
             end_unsynced(&shared);
-            let deadline = shared.deadline();
+            // Whatever is overdue, others have their turn.
+            let deadline = shared.deadline().max(tokio::time::Instant::now() + TURN);
             tokio::select! {
                 // A flood of datagrams does not delay the timers.
                 biased;
