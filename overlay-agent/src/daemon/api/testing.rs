@@ -46,15 +46,36 @@ pub struct Fake {
     asked: Mutex<Vec<String>>,
     /// Looks at the keys until a rotation is over.
     looks: Mutex<u32>,
-    /// What everything is refused with.
-    pub refusal: Option<ApiError>,
-    /// Requests that never have an answer.
-    pub hangs: bool,
-    /// A node in trouble instead of a sound one.
-    pub troubled: bool,
+    refusal: Option<ApiError>,
+    hangs: bool,
+    troubled: bool,
 }
 
 impl Fake {
+    /// Refuses everything.
+    pub fn refusing(error: ApiError) -> Self {
+        Self {
+            refusal: Some(error),
+            ..Self::default()
+        }
+    }
+
+    /// Never answers.
+    pub fn hanging() -> Self {
+        Self {
+            hangs: true,
+            ..Self::default()
+        }
+    }
+
+    /// A node in trouble.
+    pub fn troubled() -> Self {
+        Self {
+            troubled: true,
+            ..Self::default()
+        }
+    }
+
     pub fn asked(&self) -> Vec<String> {
         self.asked
             .lock()
