@@ -171,7 +171,37 @@ impl Configured {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn reload_takes_over_what_the_file_says_now_and_keeps_all_if_it_makes_no_sense() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        let write = |text: &str| fs::write(&path, text).unwrap();
+        write("");
+        let (logging, _layer) = Logging::unattached();
+        let mut configured = Configured {
+            path: Some(path.clone()),
+            config: Config::load(Some(&path)).unwrap(),
+            logging,
+        };
+        assert!(!configured.reload());
+        write("[log]\nlevel = \"debug\"\n[control]\nport = 9\n");
+        assert!(configured.reload());
+        assert_eq!(configured.config().log.level.to_string(), "debug");
+        assert_eq!(configured.config().control, Config::default().control);
+        let before = configured.config().clone();
+        for broken in ["[log", "unknown = 1\n"] {
+            write(broken);
+            assert!(!configured.reload());
+            assert_eq!(*configured.config(), before);
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(!configured.reload());
+        assert_eq!(*configured.config(), before);
+    }
 
     #[test]
     fn arguments_are_consistent_and_name_the_default() {

@@ -49,6 +49,13 @@ impl Logging {
         Ok(Self { level: handle })
     }
 
+    /// Logs nothing; the level lives as long as the layer.
+    #[cfg(test)]
+    pub(super) fn unattached() -> (Self, reload::Layer<Targets, Registry>) {
+        let (layer, level) = reload::Layer::new(Targets::new());
+        (Self { level }, layer)
+    }
+
     pub fn set_level(&self, level: &Level) {
         if self.level.reload(level.targets().clone()).is_err() {
             tracing::error!("the log level stays: the process logs no more");
