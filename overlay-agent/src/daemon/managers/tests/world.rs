@@ -422,9 +422,7 @@ impl World {
         let certificate = self.certificate(n, role);
         let own = Arc::new(Own::new(key(n), &certificate).expect("its own"));
         let told = self.told.clone();
-        told.write()
-            .unwrap()
-            .insert(node(n), told_as(role));
+        told.write().unwrap().insert(node(n), told_as(role));
         let desktop = Arc::new(Desktop {
             trust: Arc::new(TrustBundle::new(self.authority.root().clone())),
             told,
