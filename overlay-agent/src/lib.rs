@@ -19,3 +19,7 @@ pub mod plan;
 pub mod state;
 
 pub use overlay_cluster::secret;
+
+/// The fuzz targets name this crate as the fuzzer does, which is outside of it.
+#[cfg(test)]
+extern crate self as overlay_agent;

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod network;
 pub mod node;
 pub mod path;
+mod refused;
 pub mod secret;
 pub mod status;
 pub mod time;

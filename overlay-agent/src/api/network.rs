@@ -23,7 +23,8 @@ pub struct NetworkCreate {
     pub vni: Option<Vni>,
     #[serde(default)]
     pub encrypted: bool,
-    #[serde(default)]
+    /// Whether anyone who may use the agent attaches, or only orchestrators.
+    #[serde(default = "yes")]
     pub attachable: bool,
     /// Broadcast and multicast reach every node with an endpoint (head-end replication).
     #[serde(default)]
@@ -38,6 +39,10 @@ pub struct NetworkCreate {
     pub rules: Vec<Rule>,
     #[serde(default)]
     pub labels: Labels,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// A subnet of a network.

@@ -11,7 +11,7 @@ use overlay_cluster::{
 use overlay_ebpf::abi::PeerIndex;
 use serde::{Deserialize, Serialize};
 
-use super::Time;
+use super::{ApiError, Code, Time};
 
 /// Whether a node takes new endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,4 +151,66 @@ pub struct RemoveQuery {
 pub struct Removed {
     pub name: NodeName,
     pub evicted: bool,
+}
+
+/// The node that a text names: `self`, a name, an id, or the beginning of one id alone.
+pub fn find<'a, T>(
+    nodes: impl IntoIterator<Item = (NodeId, &'a NodeName, T)>,
+    own: NodeId,
+    text: &str,
+) -> Result<T, ApiError> {
+    let mut begins = Vec::new();
+    for (id, name, node) in nodes {
+        let digits = id.to_string();
+        let named = match text {
+            "self" => id == own,
+            text => name.as_str() == text || digits == text,
+        };
+        if named {
+            return Ok(node);
+        }
+        if !text.is_empty() && digits.starts_with(text) {
+            begins.push(node);
+        }
+    }
+    match (begins.pop(), begins.len()) {
+        (Some(node), 0) => Ok(node),
+        (Some(_), others) => Err(ApiError::new(
+            Code::Conflict,
+            format!("{} nodes have an id that begins with {text}", others + 1),
+            "give more of it, or a name",
+        )),
+        (None, _) => Err(ApiError::new(
+            Code::NotFound,
+            format!("no node {text} in this cluster"),
+            "`overlay node ls` lists them",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_found_by_name_id_and_the_beginning_of_an_id() {
+        let name = |text: &str| NodeName::new(text).unwrap();
+        let nodes = [
+            (NodeId::from_bytes([0x11; 16]), name("a")),
+            (NodeId::from_bytes([0x12; 16]), name("b")),
+            (NodeId::from_bytes([0x22; 16]), name("self-made")),
+        ];
+        let own = nodes[1].0;
+        let found = |text: &str| {
+            let all = nodes.iter().map(|(id, name)| (*id, name, name.as_str()));
+            find(all, own, text).map_err(|error| error.code)
+        };
+        assert_eq!(found("a"), Ok("a"));
+        assert_eq!(found("self"), Ok("b"));
+        assert_eq!(found("2"), Ok("self-made"));
+        assert_eq!(found(&"12".repeat(16)), Ok("b"));
+        assert_eq!(found("1"), Err(Code::Conflict));
+        assert_eq!(found("c"), Err(Code::NotFound));
+        assert_eq!(found(""), Err(Code::NotFound));
+    }
 }

@@ -31,13 +31,13 @@ pub enum Command {
 #[group(id = "place", required = true, multiple = false)]
 struct Place {
     /// Network namespace in /run/netns, as `ip netns` makes them
-    #[arg(long, value_name = "NAME", group = "place")]
+    #[arg(long, value_name = "NAME")]
     netns: Option<String>,
     /// Network namespace of a process
-    #[arg(long, group = "place", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
     /// Network namespace at a path, such as /var/run/docker/netns/…
-    #[arg(long, value_name = "FILE", group = "place")]
+    #[arg(long, value_name = "FILE")]
     path: Option<PathBuf>,
 }
 

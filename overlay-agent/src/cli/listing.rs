@@ -21,7 +21,7 @@ pub struct Filters {
     filters: Vec<(String, String)>,
 }
 
-fn filter(text: &str) -> Result<(String, String), String> {
+pub fn filter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_ascii_lowercase(), value.to_owned())),
         _ => Err("no filter: write KEY=VALUE, such as name=web".into()),
@@ -29,6 +29,10 @@ fn filter(text: &str) -> Result<(String, String), String> {
 }
 
 impl Filters {
+    pub fn new(filters: Vec<(String, String)>) -> Self {
+        Self { filters }
+    }
+
     /// Refuses keys that the listing does not know: they would match nothing or all.
     pub fn check(&self, known: &[&str]) -> Result<(), Failure> {
         match self

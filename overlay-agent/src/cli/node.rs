@@ -73,19 +73,19 @@ pub struct RmArguments {
 #[group(id = "change", required = true, multiple = true)]
 pub struct Change {
     /// New name
-    #[arg(long, group = "change")]
+    #[arg(long)]
     name: Option<NodeName>,
     /// Add a label, or change its value
-    #[arg(long, value_name = "KEY=VALUE", value_parser = values::label, group = "change")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::label)]
     label_add: Vec<(String, String)>,
     /// Remove a label
-    #[arg(long, value_name = "KEY", group = "change")]
+    #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
     /// Whether it takes new endpoints
-    #[arg(long, value_parser = ["active", "drain", "pause"], group = "change")]
+    #[arg(long, value_parser = ["active", "drain", "pause"])]
     availability: Option<String>,
     /// What it is
-    #[arg(long, value_parser = ["worker", "manager"], group = "change")]
+    #[arg(long, value_parser = ["worker", "manager"])]
     role: Option<String>,
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use overlay_cluster::identity::Role;
+
 use super::{Context, Failure, Format, Outcome, human, listing::json, table};
 use crate::api::{
     Time,
@@ -86,14 +88,20 @@ fn render(status: &Status, now: Time) -> String {
         } else {
             "; NO QUORUM: traffic goes on, nothing can be changed"
         };
+        // Workers do not know who leads, and need not.
+        let is_manager = status
+            .node
+            .as_ref()
+            .is_some_and(|node| node.role == Role::Manager);
         let leader = match &managers.leader {
-            Some(leader) => format!("leader {leader}"),
-            None => "no leader".into(),
+            Some(leader) => format!(", leader {leader}"),
+            None if is_manager => ", no leader".into(),
+            None => String::new(),
         };
         row(
             "Managers",
             &format!(
-                "{} of {} reachable, {leader}{quorum}",
+                "{} of {} reachable{leader}{quorum}",
                 managers.reachable, managers.total
             ),
         );

@@ -1,5 +1,7 @@
 //! The commands from arguments to output, with a backend of fixed answers behind a real socket.
 
+mod reference;
+
 use std::{cell::RefCell, fs, io::Write, os::unix::fs::PermissionsExt as _, path::Path, rc::Rc};
 
 use clap::Parser as _;
@@ -206,10 +208,7 @@ NoSa      egress    7         9.8kB     the peer has no live outbound SA
             "c1".repeat(16)
         )
     );
-    let fake = Fake {
-        troubled: true,
-        ..Fake::default()
-    };
+    let fake = Fake::troubled();
     let running = Running::start(fake).await;
     let ended = run_with(&running, "status", Typed::Nobody("")).await;
     assert_eq!(ended.status, 1);
@@ -414,10 +413,7 @@ async fn a_rotation_that_is_waited_for_tells_its_phases() {
 
 #[tokio::test]
 async fn the_status_of_keys_names_who_lags_and_why() {
-    let fake = Fake {
-        troubled: true,
-        ..Fake::default()
-    };
+    let fake = Fake::troubled();
     let running = Running::start(fake).await;
     let ended = run_with(&running, "keys status", Typed::Nobody("")).await;
     assert_eq!(ended.status, 1);
@@ -483,10 +479,7 @@ async fn a_backup_and_its_key_are_two_private_files() {
     assert_eq!(ended.status, 2);
     assert!(ended.err.contains("not overwritten"), "{}", ended.err);
     assert_eq!(running.fake.asked(), ["backup"]);
-    let fake = Fake {
-        refusal: Some(ApiError::not_manager()),
-        ..Fake::default()
-    };
+    let fake = Fake::refusing(ApiError::not_manager());
     let running = Running::start(fake).await;
     let (out, key) = (running.path().join("state"), running.path().join("key"));
     let line = format!("backup --out {} --key-out {}", out.display(), key.display());
@@ -583,19 +576,13 @@ async fn refusals_are_said_with_their_remedy() {
         (Code::NoQuorum, 1),
         (Code::BadRequest, 2),
     ] {
-        let fake = Fake {
-            refusal: Some(ApiError::new(code, "it cannot be", "do something else")),
-            ..Fake::default()
-        };
+        let fake = Fake::refusing(ApiError::new(code, "it cannot be", "do something else"));
         let running = Running::start(fake).await;
         let ended = run_with(&running, "network ls", Typed::Nobody("")).await;
         assert_eq!(ended.status, status);
         assert_eq!(ended.err, "it cannot be: do something else");
     }
-    let fake = Fake {
-        refusal: Some(crate::daemon::api::testing::no_network()),
-        ..Fake::default()
-    };
+    let fake = Fake::refusing(crate::daemon::api::testing::no_network());
     let running = Running::start(fake).await;
     let forced = run_with(&running, "network rm -f -y x", Typed::Nobody("")).await;
     assert_eq!((forced.status, forced.out.as_str()), (0, ""));

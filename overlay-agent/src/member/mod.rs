@@ -53,6 +53,9 @@ const GATHER: Duration = Duration::from_millis(20);
 /// And so much longer for each that is known.
 const GATHER_EACH: Duration = Duration::from_micros(2);
 
+/// How long at most an agent goes by what the one before it believed.
+const REMEMBER: Duration = Duration::from_secs(60);
+
 /// What the caller is to do.
 #[derive(Debug)]
 pub enum Action {
@@ -114,6 +117,10 @@ pub struct Member {
     secrets: BTreeMap<EpochName, Secret>,
     endpoints: Endpoints,
     believed: Believed,
+    /// What the agent before believed, and until when.
+    remembered: Option<(Vec<(NodeId, Endpoint)>, Instant)>,
+    /// Gossip has caught up with a peer.
+    informed: bool,
     doubted: Vec<Doubt>,
     sas: Sas,
     /// Peers that the rotation knows, so that what gossip has of a new one is given to it.
@@ -208,6 +215,8 @@ impl Member {
             secrets: BTreeMap::new(),
             endpoints,
             believed: Believed::default(),
+            remembered: None,
+            informed: false,
             doubted: Vec::new(),
             sas: Sas::default(),
             paired: BTreeSet::new(),
@@ -236,6 +245,13 @@ impl Member {
         }
         self.judge_at_once();
         Ok(())
+    }
+
+    /// Endpoints of other nodes that the agent before believed. They count as told until gossip knows
+    /// of their owners, so that a start of the agent takes nothing out of the kernel. Before
+    /// [`Self::announce`].
+    pub fn remember(&mut self, endpoints: Vec<(NodeId, Endpoint)>, now: Instant) {
+        self.remembered = Some((endpoints, now + REMEMBER));
     }
 
     /// Attaches an endpoint and tells the others. If it says so, the node needs a lease: the caller
@@ -423,13 +439,22 @@ impl Member {
             self.gossiped(actions, now);
         }
         self.rotation.advance(now);
+        if self
+            .remembered
+            .as_ref()
+            .is_some_and(|(_, until)| *until <= now)
+        {
+            self.remembered = None;
+            self.judge_at_once();
+        }
         self.settle(now, rng);
     }
 
     /// When [`Self::advance`] is due, if nothing happens before.
     pub fn deadline(&self) -> Instant {
         let gossip = self.gossip.next_timeout();
-        [self.rotation.deadline(), self.claims_due]
+        let remembered = self.remembered.as_ref().map(|(_, until)| *until);
+        [self.rotation.deadline(), self.claims_due, remembered]
             .into_iter()
             .flatten()
             .fold(gossip, Instant::min)
@@ -477,6 +502,10 @@ impl Member {
         now: Instant,
         rng: &mut impl CryptoRng,
     ) {
+        if sync.is_some() && !self.informed {
+            self.informed = true;
+            self.judge_soon(now);
+        }
         let actions = self.gossip.end_sync(now, peer, sync);
         self.gossiped(actions, now);
         self.settle(now, rng);
@@ -634,14 +663,20 @@ impl Member {
     fn judge(&mut self) {
         let own = self.endpoints.iter().map(|of| (of.vni, of.mac)).collect();
         let me = self.view.node;
-        let told = self
-            .gossip
-            .store()
+        let store = self.gossip.store();
+        let remembered = self.remembered.iter().flat_map(|(endpoints, _)| endpoints);
+        let remembered = remembered.filter(|(owner, endpoint)| {
+            let (vni, mac) = (endpoint.vni, endpoint.mac);
+            let known = self.informed && store.get(*owner, &Key::Node).is_some();
+            !known && store.get(*owner, &Key::Endpoint { vni, mac }).is_none()
+        });
+        let told = store
             .bodies()
             .filter_map(|(owner, body)| match body {
                 Body::Endpoint(endpoint) if owner != me => Some((owner, endpoint)),
                 _ => None,
-            });
+            })
+            .chain(remembered.map(|(owner, endpoint)| (*owner, endpoint)));
         let (believed, doubts) = claims::judge(&self.view, &self.believed, &own, told);
         let news = doubts.iter().filter(|doubt| !self.doubted.contains(doubt));
         self.actions.extend(news.cloned().map(Action::Doubt));

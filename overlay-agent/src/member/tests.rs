@@ -248,6 +248,17 @@ impl World {
             }
             let endpoints = plan.local_endpoints.clone();
             member.adopt_endpoints(endpoints, now).unwrap();
+            let remembered = plan.remote_endpoints.iter().map(|endpoint| {
+                let remembered = Endpoint {
+                    vni: endpoint.vni,
+                    mac: endpoint.mac,
+                    ips: endpoint.addresses.clone(),
+                    name: String::new(),
+                };
+                let owner = u8::try_from(endpoint.peer.get()).unwrap();
+                (node(owner), remembered)
+            });
+            member.remember(remembered.collect(), now);
         }
         member.announce(now, rng).unwrap();
         let host = Host {
@@ -512,6 +523,47 @@ fn an_agent_that_starts_anew_takes_over_and_then_replaces_every_sa_without_loss(
     assert_eq!(after.len(), before.len());
     let same = |(name, key)| before.get(name) == Some(key);
     assert!(!after.iter().any(same), "no key outlives its agent");
+}
+
+#[test]
+fn an_agent_that_starts_anew_wants_at_once_what_the_one_before_left() {
+    let mut world = World::new(3);
+    world.run(Duration::from_secs(20));
+    let before = world.hosts[&2].plan.clone().unwrap();
+    world.start(2, 2);
+    let member = &mut world.hosts.get_mut(&2).unwrap().member;
+    let wanted = member
+        .take_actions()
+        .into_iter()
+        .find_map(|action| match action {
+            Action::Apply { data_plane, .. } => Some(*data_plane),
+            _ => None,
+        });
+    let wanted = wanted.unwrap();
+    assert_eq!(wanted.remote_endpoints, before.remote_endpoints);
+    assert_eq!(wanted.local_endpoints, before.local_endpoints);
+    let sas = |plan: &DataPlane| -> Vec<_> {
+        let peers = plan.peers.values();
+        peers
+            .map(|peer| {
+                let sas = peer.sas.iter().map(adopted);
+                (peer.index, peer.transmit, sas.collect::<Vec<_>>())
+            })
+            .collect()
+    };
+    assert_eq!(sas(&wanted).len(), 2);
+    for ((peer, transmit, sas), (_, sent, held)) in sas(&wanted).into_iter().zip(sas(&before)) {
+        assert_eq!(transmit, sent, "{peer}");
+        assert!(sas.len() == held.len() && held.iter().all(|sa| sas.contains(sa)));
+    }
+    // What gossip knows better counts: an endpoint that goes does not come back.
+    let (now, rng) = (world.now, &mut world.rng);
+    let member = &mut world.hosts.get_mut(&3).unwrap().member;
+    member.detach("blue", "web-3", now, rng).unwrap();
+    world.start(2, 3);
+    world.run(REMEMBER + Duration::from_secs(5));
+    let plan = world.hosts[&2].plan.as_ref().unwrap();
+    assert_eq!(plan.remote_endpoints.len(), 1);
 }
 
 #[test]

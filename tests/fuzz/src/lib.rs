@@ -20,3 +20,6 @@ pub mod log;
 
 #[path = "../../../overlay-agent/cluster/tests/rotation_noise/targets.rs"]
 pub mod rotation;
+
+#[path = "../../../overlay-agent/src/daemon/api/noise/targets.rs"]
+pub mod api;

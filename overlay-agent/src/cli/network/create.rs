@@ -34,8 +34,16 @@ pub struct Arguments {
     /// Part of the subnet that addresses are given from
     #[arg(long = "ip-range", value_name = "NET", value_parser = values::net, requires = "subnets")]
     ranges: Vec<IpNet>,
-    /// Let anyone who may use the agent of a node attach, not only orchestrators
-    #[arg(long)]
+    /// Let anyone who may use the agent of a node attach; with `false` only orchestrators, as with
+    /// Docker's networks
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true"
+    )]
     attachable: bool,
     /// Label of the network
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
@@ -311,7 +319,7 @@ mod tests {
             create("--opt encrypted --driver overlay --subnet 10.0.9.0/24 my-multi-host-network")
                 .unwrap();
         assert_eq!(made.name.as_str(), "my-multi-host-network");
-        assert!(made.encrypted && !made.attachable && !made.replicate);
+        assert!(made.encrypted && made.attachable && !made.replicate);
         assert_eq!(made.subnets[0].subnet.to_string(), "10.0.9.0/24");
         assert_eq!((made.mtu, made.vni), (None, None));
     }

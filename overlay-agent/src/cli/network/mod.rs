@@ -11,7 +11,7 @@ use super::{
     Context, Failure, Format, Outcome,
     endpoint::{self, AttachOptions},
     human,
-    listing::{Filters, Listing, joined, json, labels},
+    listing::{self, Filters, Listing, joined, json, labels},
     table, values,
 };
 use crate::api::{
@@ -109,9 +109,9 @@ pub struct DisconnectArguments {
 
 #[derive(Debug, clap::Args)]
 pub struct PruneArguments {
-    /// Only those that match: `until=24h` (made so long ago), `label=KEY[=VALUE]`
-    #[command(flatten)]
-    filters: Filters,
+    /// Only those that match: `until=24h` (made so long ago), `label=KEY=VALUE`
+    #[arg(long = "filter", value_name = "KEY=VALUE", value_parser = listing::filter)]
+    filters: Vec<(String, String)>,
     /// Do not ask
     #[arg(short, long, visible_alias = "force", visible_short_alias = 'f')]
     yes: bool,
@@ -332,7 +332,7 @@ async fn disconnect(
 }
 
 async fn prune(context: &mut Context, arguments: &PruneArguments) -> Result<Outcome, Failure> {
-    let filters = &arguments.filters;
+    let filters = Filters::new(arguments.filters.clone());
     filters.check(&["until", "label"])?;
     let mut until = filters.values("until");
     let older: Option<Duration> = until

@@ -7,6 +7,8 @@ mod backend;
 mod body;
 mod caller;
 mod limits;
+#[cfg(test)]
+mod noise;
 mod routes;
 mod server;
 mod socket;

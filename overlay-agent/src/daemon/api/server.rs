@@ -179,7 +179,7 @@ impl Server {
             .serve_connection(TokioIo::new(stream), service);
         let mut talk = pin!(talk);
         let mut stopping = pin!(stopped(stop));
-        let mut stops = false;
+        let (mut stops, mut late) = (false, false);
         let mut deadline = pin!(sleep(longest));
         loop {
             tokio::select! {
@@ -193,9 +193,12 @@ impl Server {
                     stops = true;
                     talk.as_mut().graceful_shutdown();
                 }
-                () = &mut deadline, if !connection.stays.load(Ordering::Relaxed) => {
-                    tracing::debug!(uid = caller.uid, "a connection to the API took too long");
-                    break;
+                () = &mut deadline, if !late => {
+                    late = true;
+                    if !connection.stays.load(Ordering::Relaxed) {
+                        tracing::debug!(uid = caller.uid, "a connection to the API took too long");
+                        break;
+                    }
                 }
             }
         }

@@ -4,7 +4,8 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::unix::fs::{
-        DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
+        DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+        PermissionsExt as _,
     },
     path::{Path, PathBuf},
 };
@@ -63,6 +64,10 @@ impl Socket {
             .mode(0o755)
             .create(directory)
             .map_err(io("create the directory", directory))?;
+        if let Some(group) = access.group {
+            let_group_pass(directory, group)
+                .map_err(io("let the group pass through", directory))?;
+        }
         let beside = |suffix: &str| {
             let mut name = name.to_owned();
             name.push(suffix);
@@ -120,6 +125,20 @@ impl Drop for Socket {
             tracing::debug!(path = %self.path.display(), %error, "the API's socket stays");
         }
     }
+}
+
+/// The directory may be one that root alone enters: it holds other files, too.
+fn let_group_pass(directory: &Path, group: u32) -> io::Result<()> {
+    let found = fs::metadata(directory)?;
+    let mode = found.mode() & 0o7777;
+    let passes = mode & 0o001 != 0 || (found.gid() == group && mode & 0o010 != 0);
+    if passes {
+        return Ok(());
+    }
+    // The mode first: at no time has another group more than it had.
+    fs::set_permissions(directory, Permissions::from_mode(mode & !0o070))?;
+    std::os::unix::fs::chown(directory, None, Some(group))?;
+    fs::set_permissions(directory, Permissions::from_mode((mode & !0o070) | 0o010))
 }
 
 fn lock(path: &Path, socket: &Path) -> Result<File, SocketError> {

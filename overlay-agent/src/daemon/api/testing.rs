@@ -46,15 +46,36 @@ pub struct Fake {
     asked: Mutex<Vec<String>>,
     /// Looks at the keys until a rotation is over.
     looks: Mutex<u32>,
-    /// What everything is refused with.
-    pub refusal: Option<ApiError>,
-    /// Requests that never have an answer.
-    pub hangs: bool,
-    /// A node in trouble instead of a sound one.
-    pub troubled: bool,
+    refusal: Option<ApiError>,
+    hangs: bool,
+    troubled: bool,
 }
 
 impl Fake {
+    /// Refuses everything.
+    pub fn refusing(error: ApiError) -> Self {
+        Self {
+            refusal: Some(error),
+            ..Self::default()
+        }
+    }
+
+    /// Never answers.
+    pub fn hanging() -> Self {
+        Self {
+            hangs: true,
+            ..Self::default()
+        }
+    }
+
+    /// A node in trouble.
+    pub fn troubled() -> Self {
+        Self {
+            troubled: true,
+            ..Self::default()
+        }
+    }
+
     pub fn asked(&self) -> Vec<String> {
         self.asked
             .lock()
@@ -157,7 +178,7 @@ pub fn node(number: u8, role: Role) -> Node {
         availability: Availability::Active,
         manager_status: (role == Role::Manager).then_some(ManagerStatus::Leader),
         vteps: vec![[192, 0, 2, number].into()],
-        control: ([192, 0, 2, number], 7946).into(),
+        control: ([192, 0, 2, number], 7790).into(),
         software: "0.1.0".into(),
         labels: labels(&[("zone", if number == 1 { "a" } else { "b" })]),
         joined: TIME,
@@ -285,7 +306,7 @@ impl Backend for Fake {
     fn init(&self, request: InitRequest) -> Answer<'_, Initialised> {
         let made = Initialised {
             membership: membership(),
-            managers: vec![([192, 0, 2, 1], 7946).into()],
+            managers: vec![([192, 0, 2, 1], 7790).into()],
             worker_token: SecretText::from(TOKEN.to_owned()),
             unlock_key: request.autolock.then(key),
         };
@@ -335,7 +356,7 @@ impl Backend for Fake {
             role,
             token: SecretText::from(TOKEN.to_owned()),
             expires: None,
-            managers: vec![([192, 0, 2, 1], 7946).into(), ([192, 0, 2, 2], 7946).into()],
+            managers: vec![([192, 0, 2, 1], 7790).into(), ([192, 0, 2, 2], 7790).into()],
         };
         self.answer(format!("token {role}"), token)
     }
@@ -345,7 +366,7 @@ impl Backend for Fake {
             role,
             token: SecretText::from(TOKEN.to_owned()),
             expires: request.expires_in_seconds.map(|_| TIME),
-            managers: vec![([192, 0, 2, 1], 7946).into()],
+            managers: vec![([192, 0, 2, 1], 7790).into()],
         };
         self.answer(format!("rotate_token {role} {request:?}"), token)
     }

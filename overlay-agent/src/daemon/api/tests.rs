@@ -1,6 +1,6 @@
 use std::{
     fs,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     time::Duration,
 };
 
@@ -97,10 +97,7 @@ async fn each_operation_comes_to_its_own_method_of_the_backend() {
 
 #[tokio::test]
 async fn a_refusal_arrives_as_it_was_said() {
-    let fake = Fake {
-        refusal: Some(no_network()),
-        ..Fake::default()
-    };
+    let fake = Fake::refusing(no_network());
     let running = Running::start(fake).await;
     let error = running.client().network("x").await.unwrap_err();
     assert!(!error.is_input());
@@ -195,10 +192,7 @@ async fn who_is_slow_or_silent_is_cut_off() {
         take: short,
         ..Limits::default()
     };
-    let fake = Fake {
-        hangs: true,
-        ..Fake::default()
-    };
+    let fake = Fake::hanging();
     let running = Running::with(fake, limits).await;
     let begun = Instant::now();
     assert_eq!(raw(&running, b"GET /v1/sta").await, "");
@@ -216,10 +210,7 @@ async fn who_is_slow_or_silent_is_cut_off() {
 
 #[tokio::test]
 async fn a_silent_agent_is_given_up() {
-    let fake = Fake {
-        hangs: true,
-        ..Fake::default()
-    };
+    let fake = Fake::hanging();
     let running = Running::start(fake).await;
     let client = running.client().within(Duration::from_millis(50));
     let error = client.status().await.unwrap_err();
@@ -353,6 +344,8 @@ async fn the_socket_has_its_mode_and_a_stale_one_is_replaced() {
     drop(socket);
     assert!(!path.exists());
     let gid = rustix::process::getegid().as_raw();
+    let parent = path.parent().unwrap();
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o700)).unwrap();
     let access = Access {
         group: Some(gid),
         ..alone()
@@ -360,6 +353,8 @@ async fn the_socket_has_its_mode_and_a_stale_one_is_replaced() {
     let _socket = Socket::bind(&path, &access).await.unwrap();
     let found = fs::metadata(&path).unwrap();
     assert_eq!((found.mode() & 0o7777, found.gid()), (0o660, gid));
+    let parent = fs::metadata(parent).unwrap();
+    assert_eq!((parent.mode() & 0o7777, parent.gid()), (0o710, gid));
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ mod tests;
 pub mod upstream;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -32,7 +32,11 @@ use std::{
 };
 
 use overlay_cluster::{
-    gossip::{anti_entropy::SyncError, envelope::BootNonce, record::Body},
+    gossip::{
+        anti_entropy::SyncError,
+        envelope::BootNonce,
+        record::{Body, Endpoint},
+    },
     id::NodeId,
     log::{command::Command, view::View},
     rotation::{self, Acknowledgement, RotationError},
@@ -65,6 +69,7 @@ use crate::{
     plan::{self, HostSettings},
     state::{
         StateError, endpoints,
+        last_desired::LastDesired,
         membership::{Membership, Stored},
     },
 };
@@ -165,6 +170,7 @@ impl Node {
         let newest = membership.newest_epoch()?;
         let generation = membership.start()?;
         let before = endpoints::read(&directories.run)?;
+        let believed = remembered(&directories, &stored.view);
         let (applier, found, begin) = Applier::start(path).await.map_err(StartError::DataPath)?;
 
         let clock = clock::Clock::start();
@@ -187,6 +193,7 @@ impl Node {
             member.adopt(peer, &sas, transmit);
         }
         member.adopt_endpoints(before, clock.now())?;
+        member.remember(believed, clock.now());
         member.announce(clock.now(), &mut rng)?;
         drop(rng);
 
@@ -244,9 +251,9 @@ impl Node {
         self.shared.look(|member| member.endpoints().to_vec())
     }
 
-    /// The believed endpoints of all nodes, these ones among them, with what gossip says of their
-    /// names.
-    pub fn everybody(&self) -> Vec<(NodeId, overlay_cluster::gossip::record::Endpoint)> {
+    /// The endpoints of all nodes that are believed, these ones among them: what a name server knows.
+    /// One of which gossip has not told yet has no name.
+    pub fn everybody(&self) -> Vec<(NodeId, Endpoint)> {
         self.shared.look(|member| {
             let own = member.view().node;
             let others = member.believed().endpoints();
@@ -386,6 +393,38 @@ fn empty(setup: &Setup) -> Result<DataPlane, StartError> {
         local_endpoints: Vec::new(),
         remote_endpoints: Vec::new(),
     })
+}
+
+/// The endpoints of others that the agent before this one had in the kernel. Without that record they
+/// come by gossip.
+fn remembered(directories: &Directories, view: &View) -> Vec<(NodeId, Endpoint)> {
+    let read = LastDesired::read(&directories.run).map_err(|error| error.to_string());
+    let last = read.and_then(|last| {
+        let desired = last.map(|last| last.desired()).transpose();
+        desired.map_err(|error| error.to_string())
+    });
+    let last = last.unwrap_or_else(|error| {
+        tracing::warn!(%error, "traffic to other nodes stops until they have told of their endpoints");
+        None
+    });
+    let owners: BTreeMap<_, _> = view
+        .peers
+        .iter()
+        .map(|(id, peer)| (peer.index, *id))
+        .collect();
+    let endpoints = last.into_iter().flat_map(|last| last.remote_endpoints);
+    endpoints
+        .filter_map(|endpoint| {
+            let remembered = Endpoint {
+                vni: endpoint.vni,
+                mac: endpoint.mac,
+                ips: endpoint.addresses,
+                // The kernel knows none.
+                name: String::new(),
+            };
+            Some((*owners.get(&endpoint.peer)?, remembered))
+        })
+        .collect()
 }
 
 /// The socket of gossip. One at `[::]` takes IPv4, too.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use overlay_cluster::{control::secrets::MAX_EPOCHS, id::NodeId};
+use rand::RngExt as _;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -16,10 +17,14 @@ use super::{
 };
 use crate::daemon::control::client::{ClientError, Connection};
 
+/// Peers that are asked at the start.
+const ASKED: usize = 3;
 /// Peers that are spoken with at a time.
 const WORKERS: usize = 16;
 /// Datagrams that are taken before anything else is done.
 const BURST: usize = 64;
+/// Between two looks at what is due.
+const TURN: Duration = Duration::from_millis(1);
 /// More than any datagram of gossip has.
 const DATAGRAM: usize = 2048;
 /// Messages of one anti-entropy exchange.
@@ -37,6 +42,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 const PUT_OUT: Duration = Duration::from_secs(60);
 
 pub fn start(shared: &Arc<Shared>) -> JoinSet<()> {
+    ask_around(shared);
     let mut tasks = JoinSet::new();
     tasks.spawn(gossip(shared.clone()));
     tasks.spawn(follow_view(shared.clone()));
@@ -49,6 +55,25 @@ pub fn start(shared: &Arc<Shared>) -> JoinSet<()> {
         tasks.spawn(speak(shared.clone()));
     }
     tasks
+}
+
+/// Hears from a few peers what has happened since the last start: over their own connections, for
+/// which no epoch's secret is needed.
+fn ask_around(shared: &Shared) {
+    let view = shared.view.borrow().clone();
+    let others = view.peers.iter().filter(|(id, _)| **id != view.node);
+    let mut others: Vec<_> = others
+        .map(|(id, peer)| (*id, peer.contact.control))
+        .collect();
+    if others.is_empty() {
+        return;
+    }
+    let first = rand::rng().random_range(0..others.len());
+    others.rotate_left(first);
+    for (peer, address) in others.into_iter().take(ASKED) {
+        // The first calls: nothing is pushed out.
+        let _dropped = shared.calls.push(peer, address, Call::Sync);
+    }
 }
 
 /// Runs `work` until the node stops; what it was in the middle of is dropped.
@@ -64,9 +89,10 @@ async fn until_stopped(shared: &Arc<Shared>, work: impl Future<Output = ()>) {
 async fn gossip(shared: Arc<Shared>) {
     let mut bytes = [0; DATAGRAM];
     let work = async {
-        loop {
+        while !shared.is_stopped() {
             end_unsynced(&shared);
-            let deadline = shared.deadline();
+            // Whatever is overdue, others have their turn.
+            let deadline = shared.deadline().max(tokio::time::Instant::now() + TURN);
             tokio::select! {
                 // A flood of datagrams does not delay the timers.
                 biased;

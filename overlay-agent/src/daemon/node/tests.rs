@@ -60,13 +60,14 @@ use crate::{
     dataplane::{
         desired::{Keying, NetnsRef, SecurityAssociation},
         endpoint_name::host_device_name,
+        file::File,
     },
     member::{Held, attach},
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 /// Long enough for a loaded machine.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 struct At(Timestamp);
@@ -139,11 +140,14 @@ impl Kernel {
     }
 }
 
-struct FakePath(Arc<Mutex<Kernel>>);
+struct FakePath {
+    kernel: Arc<Mutex<Kernel>>,
+    run: std::path::PathBuf,
+}
 
 impl FakePath {
     fn kernel(&self) -> std::sync::MutexGuard<'_, Kernel> {
-        self.0.lock().unwrap()
+        self.kernel.lock().unwrap()
     }
 }
 
@@ -169,6 +173,8 @@ impl DataPath for FakePath {
     }
 
     async fn apply(&mut self, desired: DataPlane, _: &Orders, _: &mut dyn FnMut(News)) -> Outcome {
+        let record = LastDesired::new(File::from(&desired), &desired);
+        record.write(&self.run).unwrap();
         self.kernel().apply(desired)
     }
 
@@ -460,7 +466,8 @@ impl World {
             known,
         };
         let kernel = host.kernel.clone();
-        let node = Node::start_with(setup, move || FakePath(kernel))
+        let run = path("run");
+        let node = Node::start_with(setup, move || FakePath { kernel, run })
             .await
             .unwrap();
         assert!(office.node.set(node.clone()).is_ok());

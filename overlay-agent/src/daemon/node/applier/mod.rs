@@ -246,6 +246,7 @@ async fn run(
             Some(Order::End) => break,
             Some(Order::Clear(done)) => {
                 let _gone = done.send(path.clear().await);
+                attempt = 0;
             }
             Some(Order::Apply(number, data_plane)) => {
                 attempt = number;

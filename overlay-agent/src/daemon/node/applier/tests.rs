@@ -227,7 +227,13 @@ fn pins(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten();
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .flat_map(|path| if path.is_dir() { pins(&path) } else { vec![path] })
+        .flat_map(|path| {
+            if path.is_dir() {
+                pins(&path)
+            } else {
+                vec![path]
+            }
+        })
         .collect()
 }
 
@@ -315,7 +321,9 @@ fn figures_of_attaching_and_of_many_remote_endpoints() {
         let mut attach = |lab: &mut Lab, numbers: std::ops::Range<usize>| -> Vec<Duration> {
             numbers
                 .map(|number| {
-                    lab.desired.local_endpoints.push(containers.endpoint(number));
+                    lab.desired
+                        .local_endpoints
+                        .push(containers.endpoint(number));
                     lab.applied()
                 })
                 .collect()
