@@ -38,8 +38,8 @@ pub struct Founder<'a> {
     pub token_lifetime: Option<Duration>,
 }
 
-/// A cluster that begins when its [`Genesis`] is the first entry of the log, proposed at the time at
-/// which it was made.
+/// A cluster that begins when its [`Genesis`] is the first entry of the log. It is proposed within
+/// minutes: the certificate must not begin long before the manager joins its own cluster.
 #[derive(Debug, Clone)]
 pub struct Founded {
     pub genesis: Genesis,
@@ -163,6 +163,23 @@ mod tests {
         let secrets = &founded.genesis.epoch.secrets;
         assert!(secrets.check(cluster.epochs().current()).is_ok());
         assert_ne!(secrets.gossip, secrets.data);
+    }
+
+    #[test]
+    fn the_log_may_begin_a_little_later() {
+        let (_, founded) = founded(1);
+        let admitted = |at| {
+            let mut state = State::default();
+            let begin = Command::Initialise(Box::new(founded.genesis.clone()));
+            state.apply(now(at), begin).expect("begins");
+            let cluster = state.cluster().expect("a cluster");
+            let (trust, roster) = (cluster.trust(), cluster.roster());
+            let identity = certificate::verify(&founded.certificate, trust, now(at));
+            revocation::admit(&identity.expect("good"), &|node| roster.standing(&node))
+        };
+        assert!(admitted(1).is_ok());
+        assert!(admitted(300).is_ok());
+        assert!(admitted(302).is_err());
     }
 
     #[test]

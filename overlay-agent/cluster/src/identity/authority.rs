@@ -217,11 +217,17 @@ impl Authority {
     }
 }
 
-/// The earliest beginning of a certificate of a node that joined at `joined` by the clock of the
-/// managers' log, which may be ahead of that of the manager that issues, and of others: one that
-/// begins earlier is of a membership before, and void. In whole seconds, as certificates have them.
+/// The earliest beginning of a certificate that is issued to a node which joined at `joined`. The clock
+/// of the managers' log, by which it joined, may be ahead of that of the manager that issues, and of
+/// others. In whole seconds, as certificates have them.
 pub fn member_since(joined: Timestamp) -> Timestamp {
     Timestamp::from_secs(joined.saturating_sub(CLOCK_TOLERANCE).as_secs())
+}
+
+/// A certificate that begins earlier is of a membership before, and void. The first manager's is issued
+/// before its cluster is in any log, so that it begins a little earlier than [`member_since`].
+pub fn void_before(joined: Timestamp) -> Timestamp {
+    member_since(joined).saturating_sub(CLOCK_TOLERANCE)
 }
 
 /// The key is that of the root, so equal roots have equal keys.

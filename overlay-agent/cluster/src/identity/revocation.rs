@@ -7,7 +7,7 @@
 //! and the roster say: a manager that became a worker has no more rights than that, and a worker
 //! that became a manager renews first.
 
-use super::{Role, authority::member_since, certificate::Identity};
+use super::{Role, authority::void_before, certificate::Identity};
 use crate::{id::NodeId, time::Timestamp};
 
 /// What the roster says of a node.
@@ -93,7 +93,7 @@ pub enum Refusal {
 pub fn admit(peer: &Identity, roster: &impl Roster) -> Result<Admission, Refusal> {
     let node = peer.node;
     match roster.standing(node) {
-        Standing::Member { joined, .. } if peer.not_before < member_since(joined) => {
+        Standing::Member { joined, .. } if peer.not_before < void_before(joined) => {
             Err(Refusal::Earlier {
                 node,
                 begins: peer.not_before,
@@ -162,7 +162,7 @@ mod tests {
             let role = Role::Worker;
             says(&peer, Standing::Member { role, joined })
         };
-        let latest = peer.not_before.saturating_add(CLOCK_TOLERANCE);
+        let latest = peer.not_before.saturating_add(2 * CLOCK_TOLERANCE);
         // Certificates count in seconds, the log in milliseconds.
         assert!(admitted(latest.saturating_add(Duration::from_millis(999))).is_ok());
         let joined = latest.saturating_add(Duration::from_secs(1));

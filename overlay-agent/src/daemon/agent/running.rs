@@ -16,7 +16,6 @@ use overlay_cluster::{
         unlock::{DataKey, Lock, UnlockError, UnlockKey},
     },
     log::{
-        authorities::RootDue,
         command::{Command, Genesis},
         roster::RosterRefusal,
         state::State,
@@ -601,37 +600,13 @@ impl Roster for OwnRoster {
 /// The next step of a change of root, if one is due.
 fn root_due(managers: &Managers) -> Option<Command> {
     use crate::daemon::managers::Clock as _;
-    use overlay_cluster::identity::authority::{Authority, Validity};
 
     let clock = HostClock.now()?;
     let mut rng = HostRandom.rng().ok()?;
     managers.with_log(|log| {
-        let log = log?;
-        let now = log.now(clock);
-        let expected = log.trust().issuer().digest();
-        match log.authorities().due(now)? {
-            RootDue::Introduce => {
-                let made = Authority::generate(log.id(), &Validity::default(), now, &mut rng);
-                let authority = made
-                    .inspect_err(|error| tracing::error!(%error, "no new root can be made"))
-                    .ok()?;
-                Some(Command::IntroduceRoot {
-                    expected,
-                    authority: Box::new(authority),
-                })
-            }
-            RootDue::Promote(root) => Some(Command::PromoteRoot {
-                expected,
-                root,
-                tokens: Tokens::random(now, None, &mut rng),
-                force: false,
-            }),
-            RootDue::Retire(root) => Some(Command::RetireRoot {
-                expected,
-                root,
-                force: false,
-            }),
-        }
+        log?.next_root_step(clock, &mut rng)
+            .inspect_err(|error| tracing::error!(%error, "no new root can be made"))
+            .ok()?
     })
 }
 

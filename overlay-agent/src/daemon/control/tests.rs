@@ -11,7 +11,7 @@ use ed25519_dalek::VerifyingKey;
 use futures_util::future::BoxFuture;
 use overlay_cluster::{
     control::{
-        join::{Join, JoinRefused, token_hash},
+        join::{Join, JoinRefused},
         member::{MemberRefused, ProposeRefused},
         permission::Denied,
     },
@@ -97,8 +97,10 @@ impl Members for Known {
     }
 }
 
-const fn member(role: Role) -> Standing {
-    Standing::Member { role, joined: NOW }
+/// A member for an hour.
+fn member(role: Role) -> Standing {
+    let joined = NOW.saturating_sub(Duration::from_secs(3600));
+    Standing::Member { role, joined }
 }
 
 /// A manager that leads.
@@ -431,7 +433,10 @@ async fn an_expired_certificate_is_renewed_and_good_for_nothing_else() {
         node: Duration::from_secs(1),
         ..Validity::default()
     };
-    let authority = &world.manager.authority;
+    let authority = {
+        let state = world.manager.state.read().unwrap();
+        state.cluster().unwrap().authority().expect("issues")
+    };
     let before = NOW.saturating_sub(Duration::from_secs(600));
     let over = authority
         .issue(&node.public(), Role::Worker, &validity, before, &mut rng(6))

@@ -16,6 +16,7 @@ use overlay_cluster::{
         Role,
         authority::{Authority, Validity},
         node_key::NodeKey,
+        trust::TrustBundle,
     },
     keys::EpochSecrets,
     log::{
@@ -28,7 +29,7 @@ use overlay_cluster::{
         settings::Settings as ClusterSettings,
         state::{Cluster, State},
         subnet::SubnetRequest,
-        tokens::{Token, TokenHash, Tokens},
+        tokens::{Token, TokenSecret, Tokens},
         view::Update,
     },
     rotation::{AdoptedSa, Digest, Direction, SlotKey, Transmit},
@@ -67,7 +68,6 @@ use crate::{
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 /// Long enough for a loaded machine.
 const LONG: Duration = Duration::from_secs(120);
-const WORKER: [u8; 32] = [1; 32];
 
 #[derive(Debug)]
 struct At(Timestamp);
@@ -325,15 +325,16 @@ impl World {
             Authority::generate(cluster, &Validity::default(), NOW, &mut seeds).unwrap();
         let secrets = EpochSecrets::random(&mut seeds);
         let token = |n| Token {
-            hash: TokenHash::new([n; 32]),
+            secret: TokenSecret::new([n; TokenSecret::LEN]),
             expires: None,
         };
         let keys: Vec<_> = (0..size).map(|_| NodeKey::generate(&mut seeds)).collect();
         let genesis = Genesis {
             cluster,
+            authority: authority.clone(),
             manager: applicant(&keys[0], 1),
             tokens: Tokens {
-                worker: token(WORKER[0]),
+                worker: token(1),
                 manager: token(2),
             },
             epoch: NewEpoch {
@@ -350,9 +351,10 @@ impl World {
             reports: Mutex::default(),
         });
         log.apply(Command::Initialise(Box::new(genesis))).unwrap();
+        let worker = token(1).hash(cluster);
         for (key, number) in keys.iter().zip(1..).skip(1) {
             log.apply(Command::Join {
-                token: TokenHash::new(WORKER),
+                token: worker,
                 applicant: applicant(key, number),
             })
             .unwrap();
@@ -384,7 +386,7 @@ impl World {
             };
             let certificate = log
                 .authority
-                .issue(&key.public(), role, &Validity::default(), NOW, &mut seeds)
+                .issue_since(NOW, &key.public(), role, &Validity::default(), NOW, &mut seeds)
                 .unwrap();
             files.keep_key(&key).unwrap();
             files.keep_certificate(&certificate).unwrap();
@@ -759,11 +761,11 @@ fn who_leaves_forgets_and_who_is_put_out_is_closed() {
             node: world.host(2).key.node_id(),
             tokens: Tokens {
                 worker: Token {
-                    hash: TokenHash::new([7; 32]),
+                    secret: TokenSecret::new([7; TokenSecret::LEN]),
                     expires: None,
                 },
                 manager: Token {
-                    hash: TokenHash::new([8; 32]),
+                    secret: TokenSecret::new([8; TokenSecret::LEN]),
                     expires: None,
                 },
             },
