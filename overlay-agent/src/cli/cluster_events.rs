@@ -6,7 +6,7 @@ use crate::api::event::{Event, EventQuery};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Wait for more until interrupted
-    #[arg(short, long)]
+    #[arg(long)]
     follow: bool,
     /// Only those after this sequence number
     #[arg(long, value_name = "SEQUENCE")]

@@ -1,7 +1,11 @@
 //! What a node does about the requests that it gets: the rules are in
 //! [`overlay_cluster::control::handler`], the state in the node's [`Office`].
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ed25519_dalek::VerifyingKey;
 use futures_util::future::BoxFuture;
@@ -41,7 +45,16 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// How long a node that has all there is waits for more: less than
 /// [`super::limits::ServerLimits::answer`].
-pub const HOLD: Duration = Duration::from_secs(25);
+pub const HOLD: Duration = Duration::from_secs(5);
+
+/// Between two looks while nothing is told: a manager that is none any longer tells nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// For the managers to agree on a leader after one has failed.
+const ELECTION: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach it.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// From a change of the log to the answers to those who wait for one: commands come in bursts, and
 /// each answer goes to every node.
@@ -94,13 +107,25 @@ impl Desk {
         command: Command,
         forwarded: bool,
     ) -> Result<Outcome, ProposeRefused> {
-        match self.office.propose(command.clone()).await {
-            Err(ProposeRefused::NotLeader {
-                leader: Some((node, address)),
-            }) if !forwarded && node != self.own => {
-                forward(&self.client, node, address, command).await
+        let begun = Instant::now();
+        loop {
+            let decided = match self.office.propose(command.clone()).await {
+                Err(ProposeRefused::NotLeader {
+                    leader: Some((node, address)),
+                }) if !forwarded && node != self.own => {
+                    forward(&self.client, node, address, command.clone()).await
+                }
+                decided => decided,
+            };
+            // Nothing was done: the leader is gone, and the next one not elected.
+            let may_come = matches!(
+                decided,
+                Err(ProposeRefused::NoLeader(_) | ProposeRefused::NotLeader { .. })
+            );
+            if forwarded || !may_come || begun.elapsed() > ELECTION {
+                return decided;
             }
-            decided => decided,
+            sleep(AGAIN).await;
         }
     }
 
@@ -185,8 +210,11 @@ impl Desk {
                 changes.mark_unchanged();
                 match decide() {
                     Todo::Answer(answer) => return answer,
-                    _ if changes.changed().await.is_err() => return self.pull(caller, have),
-                    _ => sleep(GATHER).await,
+                    _ => match timeout(LOOK, changes.changed()).await {
+                        Ok(Err(_)) => return self.pull(caller, have),
+                        Ok(Ok(())) => sleep(GATHER).await,
+                        Err(_) => {}
+                    },
                 }
             }
         };

@@ -29,7 +29,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::daemon::control::{
     client::{Client, ClientError, Connection},
-    desk::Desk,
+    desk::{Desk, HOLD},
     server::Host as _,
 };
 
@@ -39,6 +39,8 @@ const AT_ONCE: usize = 4;
 const KEPT: usize = 3;
 /// A connection is not used again after it: less than the server's patience.
 const KEPT_FOR: Duration = Duration::from_secs(60);
+/// For an answer that was held back to come, after the time of holding.
+const NEWS: Duration = Duration::from_secs(4);
 /// For an answer of the manager on this host.
 const LOCAL: Duration = Duration::from_secs(30);
 
@@ -259,7 +261,15 @@ impl Upstream {
             self.0.turn.acquire().await.ok()
         };
         for (node, address) in managers {
-            match self.attempt(node, address, &request).await {
+            let attempt = self.attempt(node, address, &request);
+            let attempt = if waits {
+                // A manager whose host is gone says nothing, and others have news.
+                let silent = |_| Attempt::Next("no answer".to_owned());
+                timeout(HOLD + NEWS, attempt).await.unwrap_or_else(silent)
+            } else {
+                attempt.await
+            };
+            match attempt {
                 Attempt::Answered(answer) => {
                     self.prefer(node);
                     return Ok(answer);
