@@ -319,3 +319,36 @@ fn attachment(answer: &Value, interface: String) -> Result<Attachment> {
             .collect::<Result<_>>()?,
     })
 }
+
+/// What the resolver of a container says to a name: its IPv4 addresses.
+pub fn resolve(netns: &crate::lab::Netns, name: &str) -> Result<Vec<IpAddr>> {
+    use std::net::UdpSocket;
+
+    use hickory_proto::{
+        op::{Message, MessageType, OpCode, Query},
+        rr::{Name, RData, RecordType},
+    };
+
+    let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(Name::from_ascii(name)?, RecordType::A));
+    let question = question.to_vec()?;
+    let answer = netns.enter(|| -> Result<Vec<u8>> {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        socket.send_to(&question, "127.0.0.11:53")?;
+        let mut answer = vec![0; 2048];
+        let len = socket.recv(&mut answer).context("no answer of the resolver")?;
+        answer.truncate(len);
+        Ok(answer)
+    })??;
+    let answer = Message::from_vec(&answer)?;
+    Ok(answer
+        .answers
+        .iter()
+        .filter_map(|record| match record.data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            _ => None,
+        })
+        .collect())
+}

@@ -229,7 +229,7 @@ impl NodeSpec {
         self
     }
 
-    pub(super) fn families(&self) -> impl Iterator<Item = Family> {
+    pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
         Family::chosen(self.ipv4, self.ipv6)
     }
 }

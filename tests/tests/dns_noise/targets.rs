@@ -128,7 +128,7 @@ pub fn made_now() -> Vec<(&'static str, Vec<u8>)> {
     said.add_answer(Record::from_rdata(
         name,
         60,
-        RData::A([203, 0, 113, 1].into()),
+        RData::A(std::net::Ipv4Addr::new(203, 0, 113, 1).into()),
     ));
     vec![
         ("query", bytes(&message("web.", RecordType::A))),

@@ -53,7 +53,8 @@ pub enum Breadth {
 
 /// The tests that take the VMs' time, and which kernel each has in [`Breadth::Spread`]: about the same
 /// time for both.
-const SPREAD: [(&str, Kernel); 8] = [
+const SPREAD: [(&str, Kernel); 9] = [
+    ("encrypted_cluster", Kernel::V6_12),
     ("encrypted_drift", Kernel::V6_12),
     ("encrypted_frames", Kernel::V6_1),
     ("encrypted_host", Kernel::V6_12),

@@ -489,13 +489,21 @@ impl Agent {
         }
         let (now, mut rng) = (now()?, rng()?);
         let manager = Manager::new(&self.options.directories.state, view.cluster);
+        // The key of a locked state is the operator's: the new state has another, and says so.
+        let was_locked = manager.lock().is_ok_and(|lock| lock == Lock::Unlock);
+        if was_locked {
+            tracing::warn!("autolock is off after a restore: turn it on with `overlay autolock on`");
+        }
         manager.forget().map_err(|error| errors::host(&error))?;
         let created = manager
             .create(Lock::Disk, &mut rng)
             .map_err(|error| errors::host(&error))?;
         stored.view = view;
         stored.trust = stored.view.trust.clone();
-        let tokens = Tokens::random(now, None, &mut rng);
+        let tokens = match state.cluster() {
+            Some(log) => log.tokens().renewed(log.now(now), &mut rng),
+            None => Tokens::random(now, None, &mut rng),
+        };
         let beginning = Beginning::Restore(Box::new(state), tokens, created.key);
         let running = self.run(files, stored, beginning).await.inspect_err(|error| {
             self.set(Part::Broken(error.to_string()));

@@ -12,7 +12,7 @@ use overlay_cluster::{
         command::Command,
         member::{Member, Presence},
         names::Labels,
-        tokens::{Token, Tokens},
+        tokens::Token,
         view::View,
     },
 };
@@ -96,9 +96,12 @@ impl Agent {
         let node = find(&running, wanted)?;
         let (now, mut rng) = (now()?, rng()?);
         let command = if force {
+            let tokens = manager(&running)?
+                .with_log(|log| Some(log?.tokens().renewed(log?.now(now), &mut rng)));
             Command::Evict {
                 node: node.id,
-                tokens: Tokens::random(now, None, &mut rng),
+                tokens: tokens
+                    .ok_or_else(|| ApiError::unavailable("this manager does not have the log yet"))?,
             }
         } else {
             Command::Remove {

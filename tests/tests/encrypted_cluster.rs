@@ -1,0 +1,224 @@
+//! Real agents and real IPsec: rotations, restarts and evictions under load lose nothing and leak nothing.
+
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use overlay_tests::{
+    cluster::{Cluster, SETTLE},
+    lab::{
+        NodeSpec, Spec, eventually,
+        traffic::{Stream, UdpEcho, transfer},
+        wire::Wire,
+    },
+};
+
+const TEXT: &[u8] = b"the launch code is 0451";
+
+/// An encrypted network between containers a, b, … on nodes 1, 2, …; all reach each other.
+fn cluster(containers: &[&str]) -> Result<Cluster> {
+    let spec = containers.iter().fold(Spec::new(), |spec, container| {
+        spec.node(NodeSpec::new().container(container, &[]))
+    });
+    let mut cluster = Cluster::up(spec)?;
+    cluster.create("blue", &["--opt", "encrypted", "--subnet", "10.0.9.0/24"])?;
+    for container in containers {
+        cluster.attach(container, "blue", &[])?;
+    }
+    for pair in containers.windows(2) {
+        cluster.reaches(pair[0], pair[1], "blue")?;
+    }
+    cluster.settled()?;
+    Ok(cluster)
+}
+
+/// The wire saw ESP, no cleartext, no nonce twice.
+fn sealed(wire: &Wire) -> Result<()> {
+    wire.complete()?;
+    ensure!(wire.esp() > 50, "{}", wire.summary());
+    let clear = wire.count(|kind| format!("{kind:?}").contains("Vxlan"));
+    ensure!(clear == 0, "in clear: {}", wire.summary());
+    ensure!(wire.frames_with(TEXT) == 0, "the text is on the wire");
+    let repeated = wire.repeated_nonces();
+    ensure!(repeated.is_empty(), "nonces repeated: {repeated:?}");
+    Ok(())
+}
+
+/// Starts a rotation, and waits until the old keys are gone.
+fn rotate(cluster: &Cluster) -> Result<()> {
+    cluster
+        .overlay(1, &["keys", "rotate", "--wait"])
+        .with_context(|| cluster.explain())?;
+    Ok(())
+}
+
+/// XFRM errors of a node that say that something was lost.
+fn xfrm_errors(cluster: &Cluster, node: u32) -> Result<String> {
+    let netns = &cluster.lab.node(node)?.netns;
+    let all = netns.enter(|| std::fs::read_to_string("/proc/net/xfrm_stat"))??;
+    let counted = all.lines().filter(|line| {
+        let mut words = line.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        // What nobody wants to send in clear is counted, and not lost.
+        !name.starts_with("XfrmOutPolBlock") && words.next() != Some("0")
+    });
+    Ok(counted.collect::<Vec<_>>().join(", "))
+}
+
+#[test]
+fn rotations_under_load_lose_and_repeat_nothing() -> Result<()> {
+    const ROTATIONS: u64 = 3;
+    let cluster = cluster(&["a", "b"])?;
+    let before = cluster.epoch(1)?;
+    let errors: Vec<_> = [1, 2]
+        .map(|node| xfrm_errors(&cluster, node))
+        .into_iter()
+        .collect::<Result<_>>()?;
+    let address = cluster.lab.ip("b", "blue")?;
+    let capture = cluster.lab.capture()?;
+    let echo = UdpEcho::start(cluster.lab.netns("b")?, address, 7)?;
+    let stream = Stream::start(cluster.lab.netns("a")?, echo.address, 50, 200, TEXT)?;
+    let started = Instant::now();
+    for _ in 0..ROTATIONS {
+        let (from, to) = (cluster.lab.netns("a")?, cluster.lab.netns("b")?);
+        thread::scope(|scope| {
+            let load = scope.spawn(|| transfer(from, to, address, 2 << 20, TEXT));
+            rotate(&cluster)?;
+            load.join()
+                .map_err(|_| anyhow::anyhow!("the transfer panicked"))??;
+            anyhow::Ok(())
+        })?;
+    }
+    println!("{ROTATIONS} rotations in {:?}", started.elapsed());
+    let result = stream.stop()?;
+    let wire = capture.stop()?;
+    result.lossless().with_context(|| cluster.explain())?;
+    ensure!(result.duplicates == 0, "{result:?}");
+    sealed(&wire)?;
+    let slots: BTreeSet<u32> = wire.esp_headers().map(|esp| esp.spi & 0xfff).collect();
+    ensure!(slots.len() > ROTATIONS as usize, "slots on the wire: {slots:?}");
+    for node in [1, 2] {
+        let epoch = cluster.epoch(node)?;
+        ensure!(epoch == before + ROTATIONS, "node {node} is in epoch {epoch}");
+        let now = xfrm_errors(&cluster, node)?;
+        ensure!(now == errors[node as usize - 1], "node {node}: {now}");
+    }
+    Ok(())
+}
+
+#[test]
+fn agents_that_die_in_the_middle_of_a_rotation_lose_nothing() -> Result<()> {
+    let mut cluster = cluster(&["a", "b"])?;
+    let capture = cluster.lab.capture()?;
+    let echo = UdpEcho::start(cluster.lab.netns("b")?, cluster.lab.ip("b", "blue")?, 7)?;
+    let stream = Stream::start(cluster.lab.netns("a")?, echo.address, 50, 200, TEXT)?;
+    // Without a rotation: what is in the kernel carries on, and is adopted.
+    for node in [1, 2] {
+        cluster.agent_mut(node)?.kill()?;
+        thread::sleep(Duration::from_secs(1));
+        cluster.agent_mut(node)?.start()?;
+        eventually(SETTLE, || cluster.good(node)).with_context(|| cluster.explain())?;
+    }
+    // In the middle of one, at a different step each time.
+    for (node, after) in [(2, 200), (1, 1500), (2, 4000)] {
+        let before = cluster.epoch(1)?;
+        cluster.overlay(1, &["keys", "rotate"])?;
+        thread::sleep(Duration::from_millis(after));
+        cluster.agent_mut(node)?.kill()?;
+        thread::sleep(Duration::from_millis(300));
+        cluster.agent_mut(node)?.start()?;
+        eventually(SETTLE, || {
+            for node in [1, 2] {
+                let status = cluster.status(node)?;
+                ensure!(
+                    status["epoch"]["number"] == before + 1 && status["epoch"]["phase"] == "stable",
+                    "node {node}: {}",
+                    status["epoch"]
+                );
+                cluster.good(node)?;
+            }
+            Ok(())
+        })
+        .with_context(|| cluster.explain())?;
+    }
+    let result = stream.stop()?;
+    let wire = capture.stop()?;
+    result.lossless().with_context(|| cluster.explain())?;
+    sealed(&wire)
+}
+
+#[test]
+fn an_evicted_node_can_neither_read_nor_inject_and_the_others_do_not_notice() -> Result<()> {
+    let cluster = cluster(&["a", "b", "c"])?;
+    let before = cluster.epoch(1)?;
+    let token = cluster.token(1, "worker")?;
+    let echo = UdpEcho::start(cluster.lab.netns("b")?, cluster.lab.ip("b", "blue")?, 7)?;
+    let others = Stream::start(cluster.lab.netns("a")?, echo.address, 50, 200, TEXT)?;
+    let capture = cluster.lab.capture()?;
+    let started = Instant::now();
+    cluster.overlay(1, &["node", "rm", "--force", "--yes", "node-3"])?;
+    let told = started.elapsed();
+    eventually(SETTLE, || {
+        let ping = cluster.lab.ping("c", "a", "blue")?.count(1).run()?;
+        ensure!(ping.received == 0, "the evicted node still reaches a");
+        Ok(())
+    })?;
+    let closed = started.elapsed();
+    eventually(SETTLE, || {
+        for node in [1, 2] {
+            let status = cluster.status(node)?;
+            ensure!(
+                status["epoch"]["number"].as_u64() > Some(before)
+                    && status["epoch"]["phase"] == "stable",
+                "node {node}: {}",
+                status["epoch"]
+            );
+        }
+        Ok(())
+    })
+    .with_context(|| cluster.explain())?;
+    println!(
+        "evicted: told after {told:?}, cut off after {closed:?}, the next epoch stable after {:?}",
+        started.elapsed()
+    );
+    let result = others.stop()?;
+    result.lossless().with_context(|| cluster.explain())?;
+    capture.stop()?.complete()?;
+    // It comes back neither by its certificate nor by the token that it knew.
+    ensure!(cluster.token(1, "worker")? != token, "the token was not rotated");
+    let status = cluster.status(3)?;
+    ensure!(status["state"] == "evicted", "{status}");
+    for node in [1, 2] {
+        eventually(SETTLE, || cluster.good(node))?;
+        let peers = cluster.json(node, &["peers"])?.to_string();
+        ensure!(!peers.contains("node-3"), "{peers}");
+    }
+    Ok(())
+}
+
+#[test]
+fn pairs_come_with_the_first_endpoint_and_go_with_the_last() -> Result<()> {
+    let mut cluster = cluster(&["a", "b"])?;
+    let states = |cluster: &Cluster, node| -> Result<usize> {
+        let all = cluster.lab.node(node)?.netns.run("ip", "xfrm state")?;
+        Ok(all.lines().filter(|line| line.starts_with("src ")).count())
+    };
+    for node in [1, 2] {
+        ensure!(states(&cluster, node)? > 0, "node {node} has no SA");
+    }
+    cluster.overlay(2, &["endpoint", "detach", "blue", "b"])?;
+    for node in [1, 2] {
+        eventually(SETTLE, || {
+            let left = states(&cluster, node)?;
+            ensure!(left == 0, "node {node} keeps {left} SAs");
+            Ok(())
+        })
+        .with_context(|| cluster.explain())?;
+    }
+    cluster.attach("b", "blue", &[])?;
+    cluster.reaches("a", "b", "blue")?;
+    Ok(())
+}
