@@ -6,6 +6,7 @@
 //! kernel over netlink, BPF, nftables and sysctl. [`daemon`] runs the cluster, and [`plan`] makes a desired
 //! data plane of what it agreed on.
 
+pub mod api;
 pub mod bpf_object;
 pub mod cli;
 pub mod daemon;
@@ -13,7 +14,12 @@ pub mod dataplane;
 pub mod doctor;
 pub mod kernel;
 pub mod member;
+pub mod pages;
 pub mod plan;
 pub mod state;
 
 pub use overlay_cluster::secret;
+
+/// The fuzz targets name this crate as the fuzzer does, which is outside of it.
+#[cfg(test)]
+extern crate self as overlay_agent;

@@ -1,6 +1,7 @@
 //! Shared pieces of the end-to-end tests.
 
 pub mod bench;
+pub mod cluster;
 pub mod demo;
 pub mod hostile;
 pub mod lab;

@@ -31,7 +31,7 @@ pub fn agent(workspace: &Workspace, options: Options) -> Result<PathBuf> {
     let mut cargo = command::cargo();
     cargo
         .current_dir(&workspace.root)
-        .args(["build", "--package=overlay-agent", "--bin=overlay"]);
+        .args(["build", "--package=overlay-agent", "--bins"]);
     if options.release {
         cargo.arg("--release");
     }

@@ -1,18 +1,35 @@
 //! The `overlay` command.
 
 mod apply;
+mod backup;
 mod clear;
+mod cluster_events;
 mod doctor;
+mod endpoint;
 mod events;
-mod kernel_drops;
+mod human;
 mod keygen;
+mod keys;
+mod listing;
 mod load;
+mod lock;
 #[cfg_attr(not(feature = "aya-log"), path = "no_log.rs")]
 mod log;
+mod membership;
+mod network;
+mod node;
+mod peers;
 mod report;
+mod secret_file;
 mod show;
+mod status;
 mod stop;
 mod table;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod token;
+mod values;
 mod verify;
 mod watch;
 
@@ -22,11 +39,18 @@ use anyhow::anyhow;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use self::terminal::Terminal;
 use crate::{
+    api::{
+        SOCKET_NAME,
+        client::{Client, ClientError},
+    },
+    daemon,
     kernel::{
         bpf::{DEFAULT_PIN_ROOT, Pinned},
         host::Directories,
     },
+    pages,
     state::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR},
 };
 
@@ -43,6 +67,9 @@ struct Arguments {
     /// Directory of what ends with a reboot
     #[arg(long, global = true, env = "OVERLAY_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     run_dir: PathBuf,
+    /// Socket of the agent [default: agent.sock in the run directory]
+    #[arg(long, global = true, env = "OVERLAY_SOCKET", value_name = "FILE")]
+    socket: Option<PathBuf>,
     /// Say more on standard error; twice for every step (RUST_LOG overrides)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -52,11 +79,60 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The data plane of this node
+    /// Make a new cluster with this node as its first manager
+    Init(membership::InitArguments),
+    /// Join a cluster as a worker or manager, by the token
+    Join(membership::JoinArguments),
+    /// Leave the cluster
+    Leave(membership::LeaveArguments),
+    /// Networks of the cluster
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Endpoints of this node
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Join tokens
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Show whether all is encrypted, and what is wrong
+    Status(status::Arguments),
+    /// List the nodes that this one has tunnels with
+    Peers(peers::Arguments),
+    /// Print what happens in the cluster and on this node
+    Events(cluster_events::Arguments),
+    /// Key epochs
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// The authority behind the nodes' certificates
+    #[command(subcommand)]
+    Ca(backup::Ca),
+    /// Unlock the managers' state on this node
+    Unlock(lock::UnlockArguments),
+    /// Show or change the key that unlocks managers
+    UnlockKey(lock::KeyArguments),
+    /// Say whether managers must be unlocked after a restart
+    Autolock(lock::AutolockArguments),
+    /// Save the managers' state, sealed
+    Backup(backup::BackupArguments),
+    /// Make this node the manager of a cluster from a backup
+    Restore(backup::RestoreArguments),
+    /// The data plane of this node, without a cluster
     #[command(subcommand)]
     Dataplane(Dataplane),
     /// Check what this host can do, with a remedy for what it cannot
     Doctor(doctor::Arguments),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of `overlay` and `overlay-agent`, for packages
+    #[command(hide = true)]
+    Man {
+        /// Directory of the pages, such as /usr/share/man/man1
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,7 +188,11 @@ enum Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::Host(error.into())
+        let error = error.into();
+        match error.downcast_ref::<ClientError>() {
+            Some(refused) if refused.is_input() => Self::Input(error),
+            _ => Self::Host(error),
+        }
     }
 }
 
@@ -137,6 +217,17 @@ fn sentence(error: &anyhow::Error) -> String {
     text
 }
 
+/// What a command that asks the agent works with.
+struct Context {
+    client: Client,
+    terminal: Terminal,
+}
+
+/// The definition of the command line, for completions and manual pages.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Parses the arguments, runs the command, and returns the exit status.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -155,6 +246,8 @@ pub fn main() -> ExitCode {
     match runtime.block_on(run(arguments)) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Problem) => ExitCode::from(1),
+        // Who reads the output has read enough.
+        Err(Failure::Host(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(Failure::Host(error)) => {
             eprintln!("overlay: {}", sentence(&error));
             ExitCode::from(1)
@@ -166,32 +259,82 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
+    let socket = arguments
+        .socket
+        .unwrap_or_else(|| arguments.run_dir.join(SOCKET_NAME));
+    let context = Context {
+        client: Client::new(socket),
+        terminal: Terminal::standard(),
+    };
     let directories = Directories {
         pins: arguments.pin_dir,
         state: arguments.state_dir,
         run: arguments.run_dir,
     };
     match arguments.command {
-        Command::Dataplane(Dataplane::Apply(arguments)) => {
-            apply::run(directories, &arguments).await
-        }
-        Command::Dataplane(Dataplane::Watch(arguments)) => {
-            watch::run(directories, &arguments).await
-        }
-        Command::Dataplane(Dataplane::Events(arguments)) => {
-            events::run(&directories, &arguments).await
-        }
-        Command::Dataplane(Dataplane::Log) => log::run(&directories).await,
-        Command::Dataplane(Dataplane::Show(arguments)) => show::run(directories, &arguments).await,
-        Command::Dataplane(Dataplane::Clear(arguments)) => {
-            clear::run(directories, &arguments).await
-        }
-        Command::Dataplane(Dataplane::Unload) => clear::run(directories, &clear::YES).await,
-        Command::Dataplane(Dataplane::Keygen(arguments)) => keygen::run(&arguments),
-        Command::Dataplane(Dataplane::Load(arguments)) => load::run(&directories, &arguments).await,
-        Command::Dataplane(Dataplane::Verify(arguments)) => verify::run(&arguments),
+        Command::Dataplane(command) => dataplane(directories, command).await,
         Command::Doctor(arguments) => doctor::run(&directories, &arguments).await,
+        Command::Completions { shell } => {
+            print!("{}", pages::completions(self::command(), shell));
+            Ok(Outcome::Good)
+        }
+        Command::Man { out } => {
+            pages::manual([self::command(), daemon::command::definition()], &out)?;
+            Ok(Outcome::Good)
+        }
+        command => ask(context, command).await,
+    }
+}
+
+/// The commands that the agent answers.
+async fn ask(mut context: Context, command: Command) -> Result<Outcome, Failure> {
+    let context = &mut context;
+    match command {
+        Command::Init(arguments) => membership::init(context, arguments).await,
+        Command::Join(arguments) => membership::join(context, arguments).await,
+        Command::Leave(arguments) => membership::leave(context, &arguments).await,
+        Command::Network(command) => network::run(context, command).await,
+        Command::Endpoint(command) => endpoint::run(context, command).await,
+        Command::Node(command) => node::run(context, command).await,
+        Command::Token(command) => token::run(context, &command).await,
+        Command::Status(arguments) => status::run(context, &arguments).await,
+        Command::Peers(arguments) => peers::run(context, &arguments).await,
+        Command::Events(arguments) => cluster_events::run(context, &arguments).await,
+        Command::Keys(command) => keys::run(context, &command).await,
+        Command::Ca(command) => backup::ca(context, &command).await,
+        Command::Unlock(arguments) => lock::unlock(context, &arguments).await,
+        Command::UnlockKey(arguments) => lock::key(context, &arguments).await,
+        Command::Autolock(arguments) => lock::autolock(context, &arguments).await,
+        Command::Backup(arguments) => backup::backup(context, &arguments).await,
+        Command::Restore(arguments) => backup::restore(context, arguments).await,
+        Command::Dataplane(_)
+        | Command::Doctor(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => Err(Failure::Host(anyhow!(
+            "the agent does not answer this command"
+        ))),
+    }
+}
+
+async fn dataplane(directories: Directories, command: Dataplane) -> Result<Outcome, Failure> {
+    match command {
+        Dataplane::Apply(arguments) => apply::run(directories, &arguments).await,
+        Dataplane::Watch(arguments) => watch::run(directories, &arguments).await,
+        Dataplane::Events(arguments) => events::run(&directories, &arguments).await,
+        Dataplane::Log => log::run(&directories).await,
+        Dataplane::Show(arguments) => show::run(directories, &arguments).await,
+        Dataplane::Clear(arguments) => clear::run(directories, &arguments).await,
+        Dataplane::Unload => clear::run(directories, &clear::YES).await,
+        Dataplane::Keygen(arguments) => keygen::run(&arguments),
+        Dataplane::Load(arguments) => load::run(&directories, &arguments).await,
+        Dataplane::Verify(arguments) => verify::run(&arguments),
     }
 }
 
@@ -218,16 +361,4 @@ fn log(verbose: u8) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn arguments_are_consistent() {
-        Arguments::command().debug_assert();
-    }
 }

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::{
     Failure, Format, Outcome,
-    kernel_drops::{self, KernelDrop},
     table,
 };
 use crate::{
@@ -17,6 +16,7 @@ use crate::{
         step::address_of,
     },
     kernel::{
+        drops::{self as kernel_drops, KernelDrop},
         host::{Directories, Host},
         xfrm::Usage,
     },

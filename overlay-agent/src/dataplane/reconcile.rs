@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     admit::admit,
     compile::{CLOSED, Compiled, compile},
-    desired::DataPlane,
+    desired::{DataPlane, Keying},
     diff::diff,
     guard,
     key_id::KeyId,
@@ -166,11 +166,41 @@ pub async fn reconcile_and_tell<K: Kernel>(
         if plan.steps.is_empty() {
             break;
         }
-        execute_all(kernel, observed, plan.steps, &mut report, &mut stop).await;
+        let mut current = observed;
+        execute_all(kernel, &mut current, plan.steps, &mut report, &mut stop).await;
         // What failed is reported, not tried again; what is done is looked at once more.
         if !report.failed.is_empty() || report.interrupted {
             break;
         }
+    }
+    Ok(report)
+}
+
+/// Makes the kernel equal to `desired` without looking at it: `current` is what the last pass left
+/// there, and what this one leaves afterwards; `facts` are those of the last look.
+///
+/// What others changed since is not seen. A pass that fails is followed by one that looks.
+pub async fn follow<K: Kernel>(
+    kernel: &mut K,
+    desired: &DataPlane,
+    facts: &UnderlayFacts,
+    current: &mut Objects,
+    mut stop: impl FnMut() -> bool,
+) -> Result<Report, ReconcileError<K::Error>> {
+    let mut sas = desired.peers.values().flat_map(|peer| &peer.sas);
+    let used = if sas.any(|sa| matches!(sa.keying, Keying::Keyed(_))) {
+        kernel.used_keys().map_err(ReconcileError::Kernel)?
+    } else {
+        BTreeSet::new()
+    };
+    let plan = plan(desired, facts, current, &used).map_err(ReconcileError::Invalid)?;
+    let mut report = Report {
+        problems: plan.problems,
+        ..Report::default()
+    };
+    execute_all(kernel, current, plan.steps, &mut report, &mut stop).await;
+    for state in current.states.values_mut() {
+        state.keying = Keying::Adopted;
     }
     Ok(report)
 }
@@ -181,9 +211,9 @@ pub async fn clear<K: Kernel>(
     mut stop: impl FnMut() -> bool,
 ) -> Result<Report, ReconcileError<K::Error>> {
     let mut report = Report::default();
-    let observed = kernel.observe().await.map_err(ReconcileError::Kernel)?;
+    let mut observed = kernel.observe().await.map_err(ReconcileError::Kernel)?;
     let steps = diff(&Objects::default(), &observed);
-    execute_all(kernel, observed, steps, &mut report, &mut stop).await;
+    execute_all(kernel, &mut observed, steps, &mut report, &mut stop).await;
     Ok(report)
 }
 
@@ -209,7 +239,7 @@ fn closed_instead(current: &Objects, step: &Step) -> Option<Step> {
 /// Does the steps in order. One that fails leaves closed what depends on it; the others go on.
 async fn execute_all<K: Kernel>(
     kernel: &mut K,
-    mut current: Objects,
+    current: &mut Objects,
     steps: Vec<Step>,
     report: &mut Report,
     stop: &mut impl FnMut() -> bool,
@@ -219,9 +249,9 @@ async fn execute_all<K: Kernel>(
             report.interrupted = true;
             return;
         }
-        if let Some(why) = guard::step_blocked(&current, &step) {
+        if let Some(why) = guard::step_blocked(current, &step) {
             tracing::warn!(%step, %why, "not done");
-            let instead = closed_instead(&current, &step);
+            let instead = closed_instead(current, &step);
             report.failed.push(Failure {
                 step,
                 why: Why::Blocked(why),

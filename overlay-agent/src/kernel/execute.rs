@@ -121,17 +121,17 @@ async fn known_index(host: &Host, device: &str) -> Result<Option<u32>, HostError
     if let Some(index) = device.strip_prefix('#') {
         return Ok(index.parse().ok());
     }
-    let devices = links::all(&host.rtnl).await?;
-    let now = devices.get(device).map(|device| device.index);
+    let now = links::find(&host.rtnl, device).await?;
     let before = || host.devices.iter().find(|(_, name)| *name == device);
-    Ok(now.or_else(|| before().map(|(index, _)| *index)))
+    Ok(now
+        .map(|device| device.index)
+        .or_else(|| before().map(|(index, _)| *index)))
 }
 
 /// The index of a device that is there.
 async fn index(host: &Host, device: &str) -> Result<u32, HostError> {
-    links::all(&host.rtnl)
+    links::find(&host.rtnl, device)
         .await?
-        .get(device)
         .map(|device| device.index)
         .ok_or_else(|| HostError::NoDevice(device.to_owned()))
 }
@@ -139,16 +139,16 @@ async fn index(host: &Host, device: &str) -> Result<u32, HostError> {
 async fn map_write(host: &mut Host, write: &MapWrite) -> Result<(), HostError> {
     match write {
         MapWrite::Config(Some(entry)) => {
-            let devices = links::all(&host.rtnl).await?;
-            let index = |name: &str| devices.get(name).map_or(0, |device| device.index);
+            let reentry = links::find(&host.rtnl, REENTRY).await?;
+            let index = |device: Option<links::Device>| device.map_or(0, |device| device.index);
             let own = OwnDevices {
-                hop: index(HOP),
-                reentry: index(REENTRY),
-                xfrm: index(XFRM),
-                reentry_mac: devices
-                    .get(REENTRY)
+                hop: index(links::find(&host.rtnl, HOP).await?),
+                xfrm: index(links::find(&host.rtnl, XFRM).await?),
+                reentry_mac: reentry
+                    .as_ref()
                     .and_then(|device| device.mac)
                     .map_or([0; 6], |mac| mac.0),
+                reentry: index(reentry),
             };
             let config = own.config(entry);
             owned(host)?.maps_mut().config.put(&config)?;

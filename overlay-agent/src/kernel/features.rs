@@ -108,7 +108,7 @@ where
 }
 
 /// Moves the calling thread into a network namespace of its own.
-pub(super) fn unshare_network() -> io::Result<()> {
+pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: the flag concerns the calling thread alone and shares no memory or descriptors anew.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     if result == 0 {

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod bpf;
+pub mod drops;
 pub mod endpoint_link;
 pub mod ethtool;
 pub mod execute;
@@ -9,6 +10,7 @@ pub mod facts;
 pub mod features;
 pub mod firewall;
 pub mod host;
+pub mod keeper;
 pub mod links;
 pub mod modules;
 pub mod monitor;
@@ -16,6 +18,7 @@ pub mod neighbours;
 pub mod netns;
 pub mod observe;
 pub mod redirect_peer;
+pub mod removal;
 pub mod routes;
 pub mod rtnl;
 pub mod sysctl;

@@ -72,20 +72,31 @@ impl fmt::Display for NetnsDisplay {
     }
 }
 
+/// Whether what is named is there and is this namespace.
+pub fn is(netns: &NetnsRef, id: NetnsId) -> bool {
+    path(netns).is_ok_and(|path| {
+        rustix::fs::stat(&path)
+            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (id.device, id.inode))
+    })
+}
+
+fn path(netns: &NetnsRef) -> Result<PathBuf, Error> {
+    Ok(match netns {
+        NetnsRef::Name(name) => {
+            if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+                return Err(Error::Name(name.clone()));
+            }
+            PathBuf::from("/run/netns").join(name)
+        }
+        NetnsRef::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        NetnsRef::Path(path) => path.clone(),
+    })
+}
+
 impl Netns {
     /// Opens the namespace and checks that it is one.
     pub fn open(netns: &NetnsRef) -> Result<Self, Error> {
-        let path = match netns {
-            NetnsRef::Name(name) => {
-                if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-                    return Err(Error::Name(name.clone()));
-                }
-                PathBuf::from("/run/netns").join(name)
-            }
-            NetnsRef::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
-            NetnsRef::Path(path) => path.clone(),
-        };
-        Self::open_path(netns, path)
+        Self::open_path(netns, path(netns)?)
     }
 
     /// The namespace of the calling thread.
@@ -210,6 +221,12 @@ mod tests {
         let by_path = Netns::open(&NetnsRef::Path("/proc/self/ns/net".into())).unwrap();
         assert_eq!(by_pid.id(), by_path.id());
         assert_eq!(by_pid.id(), Netns::current().unwrap().id());
+        assert!(is(&NetnsRef::Pid(std::process::id()), by_path.id()));
+        assert!(!is(&NetnsRef::Pid(u32::MAX), by_path.id()));
+        assert!(!is(
+            &NetnsRef::Path("/proc/self/ns/uts".into()),
+            by_path.id()
+        ));
     }
 
     #[test]

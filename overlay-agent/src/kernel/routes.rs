@@ -3,9 +3,12 @@
 use std::{net::IpAddr, pin::pin};
 
 use futures_util::TryStreamExt as _;
+use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
+    },
 };
 
 use super::{
@@ -18,6 +21,8 @@ use crate::dataplane::objects::UnderlayRoute;
 pub enum Error {
     #[error(transparent)]
     Link(#[from] links::Error),
+    #[error(transparent)]
+    Rtnl(#[from] rtnl::Error),
     /// The kernel has no route.
     #[error(
         "no route to VTEP {vtep} from {source_vtep}: {reason}; add one (`ip route get {vtep} from {source_vtep}` shows what the kernel finds)"
@@ -121,6 +126,67 @@ fn refusal(error: rtnetlink::Error) -> String {
     }
 }
 
+/// A route of this host's main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub net: IpNet,
+    /// Where it leads.
+    pub device: String,
+}
+
+/// A route of the main table that leads into `subnet`, or into a part of it. Default routes lead
+/// everywhere and are none; nor are those of the overlay's own devices.
+pub async fn overlapping(subnet: IpNet) -> Result<Option<Route>, Error> {
+    let handle = Handle::open()?;
+    let mut message = RouteMessage::default();
+    message.header.address_family = match subnet {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    let mut routes = pin!(handle.inner().route().get(message).execute());
+    let list = |error| rtnl::Error::new("list the routes", error);
+    while let Some(route) = routes.try_next().await.map_err(list)? {
+        let Some(net) = destination(&route) else {
+            continue;
+        };
+        if !(net.contains(&subnet) || subnet.contains(&net)) {
+            continue;
+        }
+        let device = match Answer::of(&route).device {
+            Some(index) => links::name_of(&handle, index).await?,
+            None => None,
+        };
+        let device = device.unwrap_or_else(|| "no device".into());
+        if !links::OURS.contains(&device.as_str()) {
+            return Ok(Some(Route { net, device }));
+        }
+    }
+    Ok(None)
+}
+
+/// Where a route of the main table leads, unless it is a default route.
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
+    if table.unwrap_or_else(|| route.header.table.into()) != main
+        || route.header.destination_prefix_length == 0
+    {
+        return None;
+    }
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::from(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::from(*v6)),
+            _ => None,
+        })?;
+    IpNet::new(address, route.header.destination_prefix_length).ok()
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Answer {
     device: Option<u32>,
@@ -158,6 +224,23 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_routes_of_the_main_table_lead_somewhere() {
+        let route = |table: u8, length, address: Option<[u8; 4]>| {
+            let mut route = RouteMessage::default();
+            route.header.table = table;
+            route.header.destination_prefix_length = length;
+            let address = address.map(|v4| RouteAttribute::Destination(RouteAddress::Inet(v4.into())));
+            route.attributes.extend(address);
+            destination(&route)
+        };
+        let main = RouteHeader::RT_TABLE_MAIN;
+        let net = "192.0.2.0/24".parse().ok();
+        assert_eq!(route(main, 24, Some([192, 0, 2, 0])), net);
+        assert_eq!(route(255, 24, Some([192, 0, 2, 0])), None);
+        assert_eq!(route(main, 0, None), None);
+    }
 
     #[test]
     fn ipv4_route_through_an_ipv6_gateway_keeps_the_gateway() {

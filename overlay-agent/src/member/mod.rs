@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
@@ -26,7 +27,8 @@ use overlay_cluster::{
     keys::EpochSecrets,
     log::view::{Update, UpdateError, View},
     rotation::{
-        self, Acknowledgement, AdoptedSa, Alarm, Digest, Rotation, RotationError, Transmit,
+        self, Acknowledgement, AdoptedSa, Alarm, Digest, Rotation, RotationError, SlotKey,
+        Transmit, Usage,
     },
     secret::Secret,
     time::Instant,
@@ -45,6 +47,14 @@ use crate::{
 
 use self::attach::Endpoints;
 pub use self::sas::{Held, Sas};
+
+/// From the first word of others' endpoints to a look at all of them.
+const GATHER: Duration = Duration::from_millis(20);
+/// And so much longer for each that is known.
+const GATHER_EACH: Duration = Duration::from_micros(2);
+
+/// How long at most an agent goes by what the one before it believed.
+const REMEMBER: Duration = Duration::from_secs(60);
 
 /// What the caller is to do.
 #[derive(Debug)]
@@ -107,6 +117,10 @@ pub struct Member {
     secrets: BTreeMap<EpochName, Secret>,
     endpoints: Endpoints,
     believed: Believed,
+    /// What the agent before believed, and until when.
+    remembered: Option<(Vec<(NodeId, Endpoint)>, Instant)>,
+    /// Gossip has caught up with a peer.
+    informed: bool,
     doubted: Vec<Doubt>,
     sas: Sas,
     /// Peers that the rotation knows, so that what gossip has of a new one is given to it.
@@ -117,6 +131,8 @@ pub struct Member {
     revision: u64,
     /// Records of endpoints have changed.
     claims_changed: bool,
+    /// If others' alone, they are looked at then: they come in bursts.
+    claims_due: Option<Instant>,
     /// The data plane may have changed.
     plan_changed: bool,
     actions: Vec<Action>,
@@ -199,11 +215,14 @@ impl Member {
             secrets: BTreeMap::new(),
             endpoints,
             believed: Believed::default(),
+            remembered: None,
+            informed: false,
             doubted: Vec::new(),
             sas: Sas::default(),
             paired: BTreeSet::new(),
             revision: 0,
             claims_changed: true,
+            claims_due: None,
             plan_changed: true,
             actions: Vec::new(),
         })
@@ -224,8 +243,15 @@ impl Member {
         for endpoint in self.endpoints.to_vec() {
             self.publish_endpoint(&endpoint, now)?;
         }
-        self.claims_changed = true;
+        self.judge_at_once();
         Ok(())
+    }
+
+    /// Endpoints of other nodes that the agent before believed. They count as told until gossip knows
+    /// of their owners, so that a start of the agent takes nothing out of the kernel. Before
+    /// [`Self::announce`].
+    pub fn remember(&mut self, endpoints: Vec<(NodeId, Endpoint)>, now: Instant) {
+        self.remembered = Some((endpoints, now + REMEMBER));
     }
 
     /// Attaches an endpoint and tells the others. If it says so, the node needs a lease: the caller
@@ -245,7 +271,7 @@ impl Member {
                 .detach(&self.view, &network, &endpoint.name, now);
             return Err(error.into());
         }
-        self.claims_changed = true;
+        self.judge_at_once();
         self.settle(now, rng);
         Ok(endpoint)
     }
@@ -264,7 +290,7 @@ impl Member {
             mac: endpoint.mac,
         };
         let withdrawn = self.gossip.withdraw(now, key);
-        self.claims_changed = true;
+        self.judge_at_once();
         let actions = withdrawn?;
         self.gossiped(actions, now);
         self.settle(now, rng);
@@ -321,6 +347,13 @@ impl Member {
         self.view.take(update)?;
         self.follow(now, rng);
         Ok(())
+    }
+
+    /// The managers say that this node takes part no longer: nothing stays open.
+    pub fn removed(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        if self.view.peers.remove(&self.view.node).is_some() {
+            self.follow(now, rng);
+        }
     }
 
     /// Secrets that a manager gave.
@@ -381,6 +414,24 @@ impl Member {
         self.settle(now, rng);
     }
 
+    /// What the SAs of a slot have carried, by the kernel.
+    pub fn usage(&mut self, peer: PeerIndex, slot: SlotKey, usage: Usage) {
+        self.rotation.usage(peer, slot, usage);
+    }
+
+    /// Other settings of this host.
+    pub fn set_host(&mut self, host: HostSettings, now: Instant, rng: &mut impl CryptoRng) {
+        self.host = host;
+        self.plan_changed = true;
+        self.settle(now, rng);
+    }
+
+    /// Says to others that this agent stops. What is in the kernel stays.
+    pub fn leave(&mut self, now: Instant) {
+        let actions = self.gossip.leave(now);
+        self.gossiped(actions, now);
+    }
+
     /// Time has passed.
     pub fn advance(&mut self, now: Instant, rng: &mut impl CryptoRng) {
         if self.gossip.next_timeout() <= now {
@@ -388,13 +439,25 @@ impl Member {
             self.gossiped(actions, now);
         }
         self.rotation.advance(now);
+        if self
+            .remembered
+            .as_ref()
+            .is_some_and(|(_, until)| *until <= now)
+        {
+            self.remembered = None;
+            self.judge_at_once();
+        }
         self.settle(now, rng);
     }
 
     /// When [`Self::advance`] is due, if nothing happens before.
     pub fn deadline(&self) -> Instant {
         let gossip = self.gossip.next_timeout();
-        self.rotation.deadline().map_or(gossip, |at| at.min(gossip))
+        let remembered = self.remembered.as_ref().map(|(_, until)| *until);
+        [self.rotation.deadline(), self.claims_due, remembered]
+            .into_iter()
+            .flatten()
+            .fold(gossip, Instant::min)
     }
 
     /// Begins anti-entropy with a member: the first message, and what is to be handed to
@@ -439,6 +502,10 @@ impl Member {
         now: Instant,
         rng: &mut impl CryptoRng,
     ) {
+        if sync.is_some() && !self.informed {
+            self.informed = true;
+            self.judge_soon(now);
+        }
         let actions = self.gossip.end_sync(now, peer, sync);
         self.gossiped(actions, now);
         self.settle(now, rng);
@@ -465,6 +532,11 @@ impl Member {
         &self.gossip
     }
 
+    /// The endpoints of other nodes that are believed.
+    pub const fn believed(&self) -> &Believed {
+        &self.believed
+    }
+
     /// What other nodes tell and is not believed.
     pub fn doubts(&self) -> &[Doubt] {
         &self.doubted
@@ -481,8 +553,22 @@ impl Member {
         // A node that was removed is in no roster, and nobody takes its records.
         let _unpublished = self.publish_node(now);
         self.follow_epochs();
-        self.claims_changed = true;
+        self.judge_at_once();
         self.settle(now, rng);
+    }
+
+    fn judge_at_once(&mut self) {
+        self.claims_changed = true;
+        self.claims_due = None;
+    }
+
+    /// Looking at what others tell takes the longer the more it is.
+    fn judge_soon(&mut self, now: Instant) {
+        if !self.claims_changed {
+            self.claims_changed = true;
+            let known = u32::try_from(self.believed.len()).unwrap_or(u32::MAX);
+            self.claims_due = Some(now + GATHER + GATHER_EACH * known);
+        }
     }
 
     /// Makes gossip use the secrets of the view's epochs.
@@ -530,7 +616,7 @@ impl Member {
 
     fn record_changed(&mut self, owner: NodeId, key: Key, now: Instant) {
         match key {
-            Key::Endpoint { .. } => self.claims_changed = true,
+            Key::Endpoint { .. } => self.judge_soon(now),
             Key::Ephemeral { .. } => {
                 if let Some(Body::Ephemeral(record)) = self.gossip.store().get(owner, &key) {
                     // Of a node that shares no network with this one: given again if it comes to.
@@ -547,7 +633,9 @@ impl Member {
 
     /// Follows what has changed until nothing more does.
     fn settle(&mut self, now: Instant, rng: &mut impl CryptoRng) {
-        if std::mem::take(&mut self.claims_changed) {
+        if self.claims_changed && self.claims_due.is_none_or(|due| due <= now) {
+            self.claims_changed = false;
+            self.claims_due = None;
             self.judge();
             self.pair(now, rng);
             self.plan_changed = true;
@@ -575,14 +663,20 @@ impl Member {
     fn judge(&mut self) {
         let own = self.endpoints.iter().map(|of| (of.vni, of.mac)).collect();
         let me = self.view.node;
-        let told = self
-            .gossip
-            .store()
+        let store = self.gossip.store();
+        let remembered = self.remembered.iter().flat_map(|(endpoints, _)| endpoints);
+        let remembered = remembered.filter(|(owner, endpoint)| {
+            let (vni, mac) = (endpoint.vni, endpoint.mac);
+            let known = self.informed && store.get(*owner, &Key::Node).is_some();
+            !known && store.get(*owner, &Key::Endpoint { vni, mac }).is_none()
+        });
+        let told = store
             .bodies()
             .filter_map(|(owner, body)| match body {
                 Body::Endpoint(endpoint) if owner != me => Some((owner, endpoint)),
                 _ => None,
-            });
+            })
+            .chain(remembered.map(|(owner, endpoint)| (*owner, endpoint)));
         let (believed, doubts) = claims::judge(&self.view, &self.believed, &own, told);
         let news = doubts.iter().filter(|doubt| !self.doubted.contains(doubt));
         self.actions.extend(news.cloned().map(Action::Doubt));

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 
 use overlay_cluster::{
     id::ClusterId,
+    identity::authority::{Authority, Validity},
     log::{
         command::{Command, Genesis, Outcome},
         epochs::{NewEpoch, Readiness, Reason, RotationPolicy},
@@ -15,7 +16,7 @@ use overlay_cluster::{
         settings::Settings as ClusterSettings,
         state::State,
         subnet::SubnetRequest,
-        tokens::{Token, TokenHash, Tokens},
+        tokens::{Token, TokenSecret, Tokens},
     },
     rotation::{Direction, SlotKey},
     secret::KeyMaterial,
@@ -26,7 +27,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::*;
 use crate::dataplane::desired::{self, Keying, NetnsRef};
 
-const WORKER: [u8; 32] = [1; 32];
+const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
 /// The kernel of a node: SAs by name, and which one is sent in.
 #[derive(Default)]
@@ -124,7 +125,7 @@ fn applicant(n: u8) -> Applicant {
 
 fn tokens(first: u8) -> Tokens {
     let token = |n| Token {
-        hash: TokenHash::new([n; 32]),
+        secret: TokenSecret::new([n; TokenSecret::LEN]),
         expires: None,
     };
     Tokens {
@@ -150,9 +151,16 @@ impl World {
         let mut rng = StdRng::seed_from_u64(size.into());
         let secrets = EpochSecrets::random(&mut rng);
         let genesis = Genesis {
-            cluster: ClusterId::from_bytes([7; 16]),
+            cluster: CLUSTER,
+            authority: Authority::generate(
+                CLUSTER,
+                &Validity::default(),
+                Timestamp::from_secs(1_800_000_000),
+                &mut rng,
+            )
+            .unwrap(),
             manager: applicant(1),
-            tokens: tokens(WORKER[0]),
+            tokens: tokens(1),
             epoch: NewEpoch {
                 name: secrets.name(0, 1),
                 secrets,
@@ -170,7 +178,7 @@ impl World {
         world.apply(Command::Initialise(Box::new(genesis)));
         for n in 2..=size {
             world.apply(Command::Join {
-                token: TokenHash::new(WORKER),
+                token: tokens(1).worker.hash(CLUSTER),
                 applicant: applicant(n),
             });
         }
@@ -240,6 +248,17 @@ impl World {
             }
             let endpoints = plan.local_endpoints.clone();
             member.adopt_endpoints(endpoints, now).unwrap();
+            let remembered = plan.remote_endpoints.iter().map(|endpoint| {
+                let remembered = Endpoint {
+                    vni: endpoint.vni,
+                    mac: endpoint.mac,
+                    ips: endpoint.addresses.clone(),
+                    name: String::new(),
+                };
+                let owner = u8::try_from(endpoint.peer.get()).unwrap();
+                (node(owner), remembered)
+            });
+            member.remember(remembered.collect(), now);
         }
         member.announce(now, rng).unwrap();
         let host = Host {
@@ -504,6 +523,47 @@ fn an_agent_that_starts_anew_takes_over_and_then_replaces_every_sa_without_loss(
     assert_eq!(after.len(), before.len());
     let same = |(name, key)| before.get(name) == Some(key);
     assert!(!after.iter().any(same), "no key outlives its agent");
+}
+
+#[test]
+fn an_agent_that_starts_anew_wants_at_once_what_the_one_before_left() {
+    let mut world = World::new(3);
+    world.run(Duration::from_secs(20));
+    let before = world.hosts[&2].plan.clone().unwrap();
+    world.start(2, 2);
+    let member = &mut world.hosts.get_mut(&2).unwrap().member;
+    let wanted = member
+        .take_actions()
+        .into_iter()
+        .find_map(|action| match action {
+            Action::Apply { data_plane, .. } => Some(*data_plane),
+            _ => None,
+        });
+    let wanted = wanted.unwrap();
+    assert_eq!(wanted.remote_endpoints, before.remote_endpoints);
+    assert_eq!(wanted.local_endpoints, before.local_endpoints);
+    let sas = |plan: &DataPlane| -> Vec<_> {
+        let peers = plan.peers.values();
+        peers
+            .map(|peer| {
+                let sas = peer.sas.iter().map(adopted);
+                (peer.index, peer.transmit, sas.collect::<Vec<_>>())
+            })
+            .collect()
+    };
+    assert_eq!(sas(&wanted).len(), 2);
+    for ((peer, transmit, sas), (_, sent, held)) in sas(&wanted).into_iter().zip(sas(&before)) {
+        assert_eq!(transmit, sent, "{peer}");
+        assert!(sas.len() == held.len() && held.iter().all(|sa| sas.contains(sa)));
+    }
+    // What gossip knows better counts: an endpoint that goes does not come back.
+    let (now, rng) = (world.now, &mut world.rng);
+    let member = &mut world.hosts.get_mut(&3).unwrap().member;
+    member.detach("blue", "web-3", now, rng).unwrap();
+    world.start(2, 3);
+    world.run(REMEMBER + Duration::from_secs(5));
+    let plan = world.hosts[&2].plan.as_ref().unwrap();
+    assert_eq!(plan.remote_endpoints.len(), 1);
 }
 
 #[test]

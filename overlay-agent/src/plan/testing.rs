@@ -6,6 +6,10 @@ use ed25519_dalek::SigningKey;
 use ipnet::IpNet;
 use overlay_cluster::{
     id::{ClusterId, EpochName, NodeId},
+    identity::{
+        authority::{Authority, Validity},
+        trust::TrustBundle,
+    },
     log::{
         addresses::Family,
         epochs::{Phase, RotationPolicy},
@@ -19,7 +23,9 @@ use overlay_cluster::{
     time::Timestamp,
 };
 use overlay_ebpf::abi::{PeerIndex, Vni};
+use rand::{SeedableRng as _, rngs::StdRng};
 
+pub const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 pub const BLUE: u32 = 4096;
 pub const GREEN: u32 = 4097;
 pub const TIME: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -80,6 +86,12 @@ pub fn network(number: u32, encrypted: bool) -> Network {
     }
 }
 
+/// What issues the certificates of the cluster.
+pub fn authority() -> Authority {
+    let rng = &mut StdRng::seed_from_u64(1);
+    Authority::generate(CLUSTER, &Validity::default(), TIME, rng).unwrap()
+}
+
 /// What node 1 is told: five nodes, an encrypted network and a plain one.
 pub fn view() -> View {
     let current = EpochName {
@@ -88,12 +100,13 @@ pub fn view() -> View {
         hash: [1; 8],
     };
     View {
-        cluster: ClusterId::from_bytes([7; 16]),
+        cluster: CLUSTER,
         version: Version {
             incarnation: 0,
             revision: 9,
         },
         time: TIME,
+        trust: TrustBundle::new(authority().root().clone()),
         node: id(1),
         labels: Labels::default(),
         peers: (1..=5).map(|n| (id(n), peer(n))).collect(),

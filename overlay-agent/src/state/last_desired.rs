@@ -35,6 +35,10 @@ struct Sa {
     epoch: u32,
     slot: u8,
     lane: u8,
+    #[serde(default)]
+    sender_generation: u64,
+    #[serde(default)]
+    receiver_generation: u64,
     key_id: Option<String>,
 }
 
@@ -50,6 +54,8 @@ impl LastDesired {
                     epoch: sa.epoch.get(),
                     slot: sa.slot.get(),
                     lane: sa.lane.get(),
+                    sender_generation: sa.sender_generation,
+                    receiver_generation: sa.receiver_generation,
                     key_id: match &sa.keying {
                         Keying::Keyed(material) => Some(KeyId::of(material).to_string()),
                         Keying::Adopted => None,
@@ -108,8 +114,8 @@ impl LastDesired {
                     epoch: Epoch::new(sa.epoch),
                     slot: Slot::new(sa.slot),
                     lane,
-                    sender_generation: 0,
-                    receiver_generation: 0,
+                    sender_generation: sa.sender_generation,
+                    receiver_generation: sa.receiver_generation,
                     keying: Keying::Adopted,
                 });
             }

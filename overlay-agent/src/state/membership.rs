@@ -4,7 +4,10 @@
 //! The key is there from the first step of joining, the rest from the last: a node that was
 //! interrupted in between joins again with the same key.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use overlay_cluster::{
     id::{EpochName, Generation},
@@ -25,6 +28,7 @@ const ROOTS: &str = "roots";
 const GENERATION: &str = "generation";
 const EPOCH: &str = "epoch";
 const VIEW: &str = "view";
+const LISTEN: &str = "listen";
 
 const JOIN_AGAIN: &str = "restore it from a backup of this node, or leave and join again";
 
@@ -133,6 +137,22 @@ impl Membership {
         atomic_file::replace(&self.path(VIEW), &bytes)
     }
 
+    /// Where the node takes others' connections, if an operator has said it.
+    pub fn listen(&self) -> Result<Option<SocketAddr>, StateError> {
+        let Some(bytes) = private_file::read(&self.path(LISTEN))? else {
+            return Ok(None);
+        };
+        str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .map(Some)
+            .ok_or_else(|| self.damaged(LISTEN, "is no address with a port"))
+    }
+
+    pub fn keep_listen(&self, listen: SocketAddr) -> Result<(), StateError> {
+        atomic_file::replace(&self.path(LISTEN), format!("{listen}\n").as_bytes())
+    }
+
     /// The number of this start of the agent: larger than every one before, also after a crash.
     pub fn start(&self) -> Result<Generation, StateError> {
         let next = Generation(self.generation()?.0.saturating_add(1));
@@ -177,7 +197,7 @@ impl Membership {
     /// Forgets the cluster, the key last: a node that was interrupted here forgets the rest the next
     /// time.
     pub fn forget(&self) -> Result<(), StateError> {
-        for name in [VIEW, EPOCH, ROOTS, CERTIFICATE_FILE, GENERATION, KEY] {
+        for name in [VIEW, EPOCH, ROOTS, CERTIFICATE_FILE, GENERATION, LISTEN, KEY] {
             atomic_file::remove(&self.path(name))?;
         }
         Ok(())

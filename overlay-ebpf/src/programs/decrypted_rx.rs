@@ -7,12 +7,14 @@
 use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{bindings::bpf_xfrm_state, helpers::bpf_skb_get_xfrm_state, programs::TcContext};
-use overlay_ebpf::abi::{Config, Direction, DropReason, SaDirection, SecurityAssociationKey};
+use overlay_ebpf::abi::{
+    Config, Direction, DropReason, SaDirection, SecurityAssociation, SecurityAssociationKey,
+};
 
 use super::{
     arrival::{self, Path},
     deliver, frame, maps,
-    outer::{self, Class, Outer},
+    outer::{self, Class},
     report::Drop,
     underlay_rx::HEADERS,
     words,
@@ -22,7 +24,8 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
     let drop = |reason| Drop::new(reason, Direction::FromIpsec);
     let config = maps::config().ok_or(drop(DropReason::NotConfigured))?;
     frame::make_linear(ctx, outer::MAX_LEN);
-    let outer = match outer::classify(ctx, config, ctx.len()).map_err(drop)? {
+    let sa = sa(ctx, config).map_err(drop)?;
+    let outer = match outer::classify(ctx, config, outer::OfSa(sa), ctx.len()).map_err(drop)? {
         Class::Vxlan(outer) => outer,
         Class::Foreign | Class::Esp { .. } => return Err(drop(DropReason::ForeignTraffic)),
     };
@@ -31,7 +34,9 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
         peer: outer.peer,
         ..drop(reason)
     };
-    check_sa(ctx, config, &outer).map_err(drop)?;
+    if sa.peer != outer.peer {
+        return Err(drop(DropReason::SpoofedSpi));
+    }
     frame::make_linear(ctx, HEADERS);
     if outer.ipv6 {
         let arrival =
@@ -46,11 +51,11 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
     }
 }
 
-/// The SA that decrypted the packet is one the agent installed, for this very peer.
+/// The SA that decrypted the packet, if the agent installed it.
 ///
 /// Another program with `CAP_NET_ADMIN` can install an SA with our `if_id` and any selector.
 #[inline(always)]
-fn check_sa(ctx: &TcContext, config: &Config, outer: &Outer) -> Result<(), DropReason> {
+fn sa(ctx: &TcContext, config: &Config) -> Result<&'static SecurityAssociation, DropReason> {
     let mut room = MaybeUninit::uninit();
     // SAFETY: an all-zero `bpf_xfrm_state` is valid.
     let state: &mut bpf_xfrm_state = unsafe { words::clear(&mut room) };
@@ -73,8 +78,7 @@ fn check_sa(ctx: &TcContext, config: &Config, outer: &Outer) -> Result<(), DropR
     };
     match maps::security_association(&key) {
         Some(sa) if sa.direction != SaDirection::In => Err(DropReason::UnknownSa),
-        Some(sa) if sa.peer != outer.peer => Err(DropReason::SpoofedSpi),
-        Some(_) => Ok(()),
+        Some(sa) => Ok(sa),
         None => Err(DropReason::UnknownSa),
     }
 }

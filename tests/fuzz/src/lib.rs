@@ -6,6 +6,9 @@ pub mod targets;
 #[path = "../../../overlay-agent/cluster/tests/control_noise/targets.rs"]
 pub mod control;
 
+#[path = "../../tests/dns_noise/targets.rs"]
+pub mod dns;
+
 #[path = "../../../overlay-agent/cluster/tests/gossip_noise/targets.rs"]
 pub mod gossip;
 
@@ -17,3 +20,6 @@ pub mod log;
 
 #[path = "../../../overlay-agent/cluster/tests/rotation_noise/targets.rs"]
 pub mod rotation;
+
+#[path = "../../../overlay-agent/src/daemon/api/noise/targets.rs"]
+pub mod api;

@@ -210,6 +210,21 @@ impl Lab {
             .with_context(|| format!("the lab has no container {name}"))
     }
 
+    /// A container was attached to a network by others than the lab.
+    pub fn set_attachment(
+        &mut self,
+        container: &str,
+        network: &str,
+        attachment: Attachment,
+    ) -> Result<()> {
+        self.containers
+            .get_mut(container)
+            .with_context(|| format!("the lab has no container {container}"))?
+            .attachments
+            .insert(network.to_owned(), attachment);
+        Ok(())
+    }
+
     /// The namespace of a container.
     pub fn netns(&self, container: &str) -> Result<&Netns> {
         Ok(&self.container(container)?.netns)

@@ -7,5 +7,6 @@ mod firewall;
 mod forwarding;
 mod links;
 mod namespace;
+mod resolver;
 mod routes;
 mod xfrm;

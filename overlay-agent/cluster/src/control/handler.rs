@@ -26,7 +26,7 @@ use crate::{
         refusal::Refusal,
         roster::{Applicant, RosterRefusal},
         state::Cluster,
-        view::Update,
+        view::{Update, Version},
     },
     rotation::{Acknowledgement, Digest},
     time::Timestamp,
@@ -95,6 +95,9 @@ pub enum Todo {
     Report(NodeId, Digest),
     /// For the gossip: answer with what it says.
     Sync(NodeId, Vec<u8>),
+    /// The caller has all there is: decide again when the log has changed, or answer a pull with it
+    /// when the wait is over.
+    Wait(Version),
 }
 
 impl<'a> Handler<'a> {
@@ -142,7 +145,7 @@ impl<'a> Handler<'a> {
         };
         Ok(Joined {
             certificate,
-            trust: self.trust.clone(),
+            trust: log.trust().clone(),
             cluster: log.id(),
             index: member.index,
             role: issue.role,
@@ -176,7 +179,8 @@ impl<'a> Handler<'a> {
     pub fn renewed(&self, issue: &Issue, certificate: Vec<u8>) -> Renewed {
         Renewed {
             certificate,
-            trust: self.trust.clone(),
+            // Those of the log name the root that has issued it.
+            trust: self.log.map_or(self.trust, Cluster::trust).clone(),
             role: issue.role,
         }
     }
@@ -226,6 +230,16 @@ impl<'a> Handler<'a> {
                     .map_err(|denied| MemberRefused::Proposal(ProposeRefused::Denied(denied)))?;
                 Ok(Todo::Propose { command, forwarded })
             }
+            MemberRequest::WatchView { have } => {
+                let log = log?;
+                if log.version() == have {
+                    return Ok(Todo::Wait(have));
+                }
+                let update = log
+                    .update(&caller.node, Some(have))
+                    .map_err(MemberRefused::Roster)?;
+                Ok(Todo::Answer(MemberResponse::View(update)))
+            }
         }
     }
 
@@ -239,7 +253,7 @@ impl<'a> Handler<'a> {
 
     fn check_token(&self, log: &Cluster, join: &Join) -> Result<Role, JoinRefused> {
         let token = &join.token;
-        if self.trust.get(token.root).is_none() {
+        if log.trust().get(token.root).is_none() {
             return Err(JoinRefused::ForeignToken {
                 cluster: log.id(),
                 root: *token.root.as_bytes(),
@@ -248,7 +262,7 @@ impl<'a> Handler<'a> {
         // By the time of the log, by which the log decides.
         let opened = log
             .tokens()
-            .role_of(&token_hash(token, log.id()), log.now(self.now))
+            .role_of(log.id(), &token_hash(token, log.id()), log.now(self.now))
             .map_err(JoinRefused::Token)?;
         if opened != token.role {
             return Err(JoinRefused::TokenRole {

@@ -9,15 +9,17 @@ use crate::{
     id::ClusterId,
     identity::{
         Role,
-        token::JoinToken,
-        tokens,
+        authority::AuthorityError,
+        csr::CertificateRequest,
+        node_key::NodeKey,
+        token::{JoinToken, TokenError, TokenHash},
         trust::{RootDigest, TrustBundle},
     },
     log::{
-        member::Contact,
+        member::{Contact, ContactError},
         names::{Labels, NodeName},
         refusal::Refusal,
-        tokens::{TokenHash, TokenRefusal},
+        tokens::TokenRefusal,
         view::{Update, View},
     },
     time::Timestamp,
@@ -35,6 +37,48 @@ pub struct Join {
     pub labels: Labels,
     /// The clock of the host, when the request was made.
     pub clock: Timestamp,
+}
+
+/// A host that is to join.
+#[derive(Debug, Clone)]
+pub struct Joiner<'a> {
+    pub key: &'a NodeKey,
+    pub name: NodeName,
+    pub contact: Contact,
+    pub labels: Labels,
+}
+
+/// What is wrong on the side of the joining host, before any manager is asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Contact(#[from] ContactError),
+    #[error(transparent)]
+    Request(#[from] AuthorityError),
+}
+
+impl Join {
+    /// The request of a host that was given `token`, as its clock says `clock`. The token is taken as
+    /// it stands in a file or on a line: spaces around it do no harm.
+    pub fn new(token: &str, joiner: Joiner<'_>, clock: Timestamp) -> Result<Self, JoinError> {
+        let Joiner {
+            key,
+            name,
+            contact,
+            labels,
+        } = joiner;
+        contact.check()?;
+        Ok(Self {
+            token: token.trim().parse()?,
+            request: CertificateRequest::sign(key)?,
+            name,
+            contact,
+            labels,
+            clock,
+        })
+    }
 }
 
 /// What a joining node sends.
@@ -156,7 +200,7 @@ fn apart(a: Timestamp, b: Timestamp) -> u64 {
     a.since(b).max(b.since(a)).as_secs()
 }
 
-/// A token as the managers' log keeps it.
+/// A token as a command of the managers' log names it.
 pub fn token_hash(token: &JoinToken, cluster: ClusterId) -> TokenHash {
-    TokenHash::new(*tokens::TokenHash::of(&token.secret, cluster).as_bytes())
+    token.hash(cluster)
 }

@@ -46,6 +46,9 @@ pub enum MemberRequest {
         /// By a manager that is not the leader. It is not forwarded again.
         forwarded: bool,
     },
+    /// As [`Self::PullView`], but of a manager that waits with its answer until there is something
+    /// newer than what the node has, or until it has waited long enough: then nothing has changed.
+    WatchView { have: Version },
 }
 
 impl Message for MemberRequest {
@@ -59,6 +62,7 @@ impl Message for MemberRequest {
         16 + Digest::MAX_LEN,
         16 + anti_entropy::MAX_MESSAGE,
         16 + Command::MAX_LEN,
+        32,
     ];
 
     fn check(&self) -> Result<(), &'static str> {

@@ -13,8 +13,9 @@
 //! [`handler`] decides: from a request, who sends it and the state of the managers' log follows an
 //! answer, a command for the log, or what the caller has to do. It asks the log on every request:
 //! what a TLS handshake believed of a peer may be an hour old. [`permission`] says who may propose
-//! which command.
+//! which command. [`found`] is what comes before all of it: a new cluster.
 
+pub mod found;
 pub mod handler;
 pub mod join;
 pub mod member;

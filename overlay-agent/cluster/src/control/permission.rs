@@ -31,6 +31,7 @@ pub enum Deed {
     Leave,
     PutOut,
     ChangeTokens,
+    ChangeAuthority,
     ChangeNetworks,
     ChangeAddresses,
     RotateKeys,
@@ -49,6 +50,7 @@ impl std::fmt::Display for Deed {
             Self::Leave => "announce the leave",
             Self::PutOut => "remove or evict nodes",
             Self::ChangeTokens => "change join tokens",
+            Self::ChangeAuthority => "change the cluster's authority",
             Self::ChangeNetworks => "make or remove networks",
             Self::ChangeAddresses => "lease or return addresses",
             Self::RotateKeys => "rotate keys",
@@ -94,6 +96,9 @@ fn subject(command: &Command) -> (Deed, Subject) {
         | Command::SetLabels { .. } => (Deed::ChangeNode, Cluster),
         Command::Remove { .. } | Command::Evict { .. } => (Deed::PutOut, Cluster),
         Command::RotateToken { .. } => (Deed::ChangeTokens, Cluster),
+        Command::IntroduceRoot { .. }
+        | Command::PromoteRoot { .. }
+        | Command::RetireRoot { .. } => (Deed::ChangeAuthority, Cluster),
         Command::CreateNetwork(_)
         | Command::RemoveNetwork { .. }
         | Command::PruneNetworks { .. } => (Deed::ChangeNetworks, Cluster),

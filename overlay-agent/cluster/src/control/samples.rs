@@ -91,11 +91,12 @@ impl World {
             manager,
         };
         let token = |token: &JoinToken, expires| Token {
-            hash: token_hash(token, CLUSTER),
+            secret: token.secret.clone(),
             expires,
         };
         let genesis = Genesis {
             cluster: CLUSTER,
+            authority: world.authority.clone(),
             manager: applicant(1),
             tokens: Tokens {
                 worker: token(&world.worker, Some(now(3600))),

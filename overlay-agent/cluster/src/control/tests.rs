@@ -132,7 +132,7 @@ fn an_evicted_node_does_not_come_back() {
     let root = world.authority.root().digest();
     let fresh = JoinToken::generate(Role::Worker, root, &mut rng(77));
     let token = crate::log::tokens::Token {
-        hash: super::join::token_hash(&fresh, CLUSTER),
+        secret: fresh.secret.clone(),
         expires: None,
     };
     world.apply(Command::RotateToken {
@@ -608,6 +608,9 @@ fn every_message_is_read_as_it_is_written() {
         MemberRequest::Propose {
             command,
             forwarded: true,
+        },
+        MemberRequest::WatchView {
+            have: world.log().version(),
         },
     ] {
         parse_back(&request);

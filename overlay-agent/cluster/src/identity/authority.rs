@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Role,
-    certificate::CertificateError,
+    certificate::{CLOCK_TOLERANCE, CertificateError},
     der::{Signer, Subject},
     trust::{Root, RootDigest},
     x509::AUTHORITY,
@@ -79,6 +79,18 @@ pub enum AuthorityError {
         /// This host's time.
         now: Timestamp,
     },
+    /// The node is a member since a time that is still to come here.
+    #[error(
+        "the managers' log says that it is {}, and this host's clock {}: set the clock, or wait, if \
+         the log's time is ahead because a clock was wrong",
+        .joined, .now
+    )]
+    LogAhead {
+        /// When the node joined, by the log.
+        joined: Timestamp,
+        /// This host's time.
+        now: Timestamp,
+    },
     /// The stored root is damaged.
     #[error("the stored root cannot be used: {0}")]
     Root(#[from] CertificateError),
@@ -95,8 +107,10 @@ pub enum AuthorityError {
     Encode(#[from] rcgen::Error),
 }
 
-/// A root with its key: what issues certificates. The key is zeroized when dropped.
-#[derive(Clone)]
+/// A root with its key: what issues certificates. The key is zeroized when dropped. It is serialized
+/// with its key: only into what is itself encrypted (TLS between managers, their sealed state).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct Authority {
     key: SigningKey,
     root: Root,
@@ -154,6 +168,24 @@ impl Authority {
         now: Timestamp,
         rng: &mut impl CryptoRng,
     ) -> Result<Vec<u8>, AuthorityError> {
+        self.issue_since(Timestamp::from_millis(0), node, role, validity, now, rng)
+    }
+
+    /// The same for a member since `joined`: the certificate does not begin before
+    /// [`member_since`], so that it can be told from those of an earlier membership.
+    pub fn issue_since(
+        &self,
+        joined: Timestamp,
+        node: &VerifyingKey,
+        role: Role,
+        validity: &Validity,
+        now: Timestamp,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let since = member_since(joined);
+        if since > now.saturating_add(CLOCK_TOLERANCE) {
+            return Err(AuthorityError::LogAhead { joined, now });
+        }
         let ended = self.root.not_after();
         if now >= ended {
             return Err(AuthorityError::Ended {
@@ -166,6 +198,7 @@ impl Authority {
         let mut params = params(
             name(cluster, role.name(), NodeId::of(node)),
             now.saturating_sub(validity.backdate)
+                .max(since)
                 .max(self.root.not_before()),
             now.saturating_add(validity.node).min(ended),
             rng,
@@ -181,6 +214,53 @@ impl Authority {
         root.distinguished_name = name(cluster, AUTHORITY, NodeId::of(self.root.key()));
         let issuer = Issuer::new(root, Signer(&self.key));
         Ok(params.signed_by(&Subject(node), &issuer)?.der().to_vec())
+    }
+}
+
+/// The earliest beginning of a certificate that is issued to a node which joined at `joined`. The clock
+/// of the managers' log, by which it joined, may be ahead of that of the manager that issues, and of
+/// others. In whole seconds, as certificates have them.
+pub fn member_since(joined: Timestamp) -> Timestamp {
+    Timestamp::from_secs(joined.saturating_sub(CLOCK_TOLERANCE).as_secs())
+}
+
+/// A certificate that begins earlier is of a membership before, and void. The first manager's is issued
+/// before its cluster is in any log, so that it begins a little earlier than [`member_since`].
+pub fn void_before(joined: Timestamp) -> Timestamp {
+    member_since(joined).saturating_sub(CLOCK_TOLERANCE)
+}
+
+/// The key is that of the root, so equal roots have equal keys.
+impl PartialEq for Authority {
+    fn eq(&self, other: &Self) -> bool {
+        self.root == other.root
+    }
+}
+
+impl Eq for Authority {}
+
+/// An authority as it is stored and sent between managers.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// DER.
+    root: Vec<u8>,
+    key: Secret,
+}
+
+impl From<Authority> for Stored {
+    fn from(authority: Authority) -> Self {
+        Self {
+            key: authority.key(),
+            root: authority.root.der().to_vec(),
+        }
+    }
+}
+
+impl TryFrom<Stored> for Authority {
+    type Error = AuthorityError;
+
+    fn try_from(stored: Stored) -> Result<Self, AuthorityError> {
+        Self::restore(&stored.key, Root::from_der(&stored.root)?)
     }
 }
 
@@ -293,6 +373,43 @@ mod tests {
             &mut rng(1),
         );
         assert!(matches!(ended, Err(AuthorityError::Ended { .. })));
+    }
+
+    #[test]
+    fn a_certificate_begins_with_the_membership_at_the_earliest() {
+        let pki = Pki::new(1);
+        let key = pki.node_key(1);
+        let issue = |joined, now| {
+            let validity = Validity::default();
+            let (key, role) = (key.public(), Role::Worker);
+            pki.authority
+                .issue_since(joined, &key, role, &validity, now, &mut rng(1))
+                .map(|der| verify(&der, &pki.trust, now).expect("issued").not_before)
+        };
+        let now = NOW.saturating_add(DAY);
+        assert_eq!(issue(now, now), Ok(member_since(now)));
+        assert_eq!(issue(NOW, now), Ok(now.saturating_sub(DAY / 24)));
+        // The log may be ahead of this clock, within what verifiers tolerate.
+        let ahead = now.saturating_add(2 * CLOCK_TOLERANCE);
+        assert_eq!(issue(ahead, now), Ok(member_since(ahead)));
+        let joined = ahead.saturating_add(Duration::from_secs(1));
+        assert_eq!(
+            issue(joined, now),
+            Err(AuthorityError::LogAhead { joined, now })
+        );
+    }
+
+    #[test]
+    fn an_authority_is_written_with_its_key_and_read_only_with_the_right_one() {
+        let pki = Pki::new(1);
+        let bytes = postcard::to_stdvec(&pki.authority).expect("encodes");
+        let read: Authority = postcard::from_bytes(&bytes).expect("decodes");
+        assert_eq!(read, pki.authority);
+        assert_eq!(read.key(), pki.authority.key());
+        let mut other = bytes;
+        let last = other.len() - 1;
+        other[last] ^= 1;
+        assert!(postcard::from_bytes::<Authority>(&other).is_err());
     }
 
     #[test]

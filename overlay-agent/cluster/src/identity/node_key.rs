@@ -62,7 +62,8 @@ impl NodeKey {
         self.0.sign(message)
     }
 
-    pub(super) const fn signing_key(&self) -> &SigningKey {
+    /// For what gossip signs.
+    pub const fn signing_key(&self) -> &SigningKey {
         &self.0
     }
 

@@ -55,6 +55,8 @@ pub enum SealKind {
     NodeKey = 5,
     /// What the managers' consensus keeps beside the log: vote, last committed index, membership.
     Consensus = 6,
+    /// A backup of the replicated state, by the time at which it was made.
+    Backup = 7,
 }
 
 /// What is sealed: it is opened only as the same.

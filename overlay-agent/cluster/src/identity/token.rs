@@ -2,13 +2,15 @@
 //!
 //! `OVL1-W-<root>-<secret>-<checksum>`: version, role (`W`orker or `M`anager), SHA-256 of the root
 //! certificate (52 characters), secret of 20 random bytes (32), checksum of all before it (8). By
-//! the root the joining node knows the manager, by the secret the manager knows the node. What
-//! managers keep of it is in [`tokens`](super::tokens).
+//! the root the joining node knows the manager, by the secret the manager knows the node. Managers
+//! keep the secret in their log ([`log::tokens`](crate::log::tokens)); a command names it by its
+//! hash.
 
 use std::{fmt, str::FromStr};
 
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -17,12 +19,13 @@ use super::{
     text::{self, DigitsError},
     trust::RootDigest,
 };
+use crate::id::ClusterId;
 
 /// Length of a token's text in bytes.
 pub const TEXT_LEN: usize = 101;
 
 /// The part of a token that is known to nobody else. It is serialized as its bytes: only into what
-/// is itself encrypted (the TLS connection of a join).
+/// is itself encrypted (TLS, the sealed state of a manager).
 #[derive(Clone, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
 pub struct TokenSecret([u8; Self::LEN]);
 
@@ -56,6 +59,43 @@ impl Eq for TokenSecret {}
 impl fmt::Debug for TokenSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenSecret(…)")
+    }
+}
+
+/// SHA-256 of a label, the cluster id and a token's secret: who knows it does not know the secret. A
+/// hash without salt and stretching is enough, for nobody guesses 160 random bits.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct TokenHash([u8; Self::LEN]);
+
+impl TokenHash {
+    pub const LEN: usize = 32;
+
+    pub const fn new(hash: [u8; Self::LEN]) -> Self {
+        Self(hash)
+    }
+
+    pub fn of(secret: &TokenSecret, cluster: ClusterId) -> Self {
+        let hash = Sha256::new()
+            .chain_update(b"overlay-cluster join token v1\0")
+            .chain_update(cluster.as_bytes())
+            .chain_update(secret.expose())
+            .finalize();
+        Self(hash.into())
+    }
+}
+
+/// In constant time: how much of a guess is right stays unknown.
+impl PartialEq for TokenHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+    }
+}
+
+impl Eq for TokenHash {}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(…)")
     }
 }
 
@@ -114,6 +154,11 @@ impl JoinToken {
             root,
             secret: TokenSecret::random(rng),
         }
+    }
+
+    /// As a command of the managers' log names it.
+    pub fn hash(&self, cluster: ClusterId) -> TokenHash {
+        TokenHash::of(&self.secret, cluster)
     }
 
     /// The text that is given to the joining machine: it holds the secret, and is zeroized when

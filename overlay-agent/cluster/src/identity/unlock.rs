@@ -11,15 +11,10 @@ use rand::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::{
+    key_text::{self, KeyKind, KeyTextError},
     seal::{self, KeyId, OVERHEAD, SealError, SealKind, Sealer, Subject},
-    text::{self, DigitsError},
 };
 use crate::{id::ClusterId, secret::Secret};
-
-const PREFIX: &str = "OVLKEY-1-";
-
-/// Length of an unlock key's text in bytes.
-pub const TEXT_LEN: usize = 70;
 
 /// What an operator unlocks a manager with: zeroized when dropped, never printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,69 +28,22 @@ pub struct DiskKey(Secret);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataKey(Secret);
 
-/// Why a text is no unlock key. The text is not quoted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnlockKeyError {
-    /// Something else altogether.
-    #[error(
-        "this is no unlock key: one begins with {PREFIX}, without a space or a line end before it"
-    )]
-    NotAKey,
-    /// Of a later version.
-    #[error("this unlock key is of another version than 1: update this program")]
-    Version,
-    /// Too few or too many groups.
-    #[error(
-        "this unlock key has {found} groups instead of 4: it was cut off, or something was copied \
-         with it"
-    )]
-    Groups {
-        /// How many there are.
-        found: usize,
-    },
-    /// Miscopied.
-    #[error("the third group of this unlock key is damaged, {0}: copy the key again")]
-    Key(DigitsError),
-    /// The groups do not fit together.
-    #[error("the checksum of this unlock key does not fit: copy the key again")]
-    Checksum,
-}
-
 impl UnlockKey {
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         Self(Secret::random(rng))
     }
 
-    /// `OVLKEY-1-<key>-<checksum>`: 52 and 8 characters of base32.
+    /// `OVLKEY-1-<key>-<checksum>`: see [`key_text`].
     pub fn to_text(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(String::with_capacity(TEXT_LEN));
-        text.push_str(PREFIX);
-        text::push(&mut text, self.0.expose());
-        text::push_checksum(&mut text);
-        text
+        key_text::write(KeyKind::Unlock, &self.0)
     }
 }
 
 impl FromStr for UnlockKey {
-    type Err = UnlockKeyError;
+    type Err = KeyTextError;
 
-    fn from_str(text: &str) -> Result<Self, UnlockKeyError> {
-        let rest = text
-            .strip_prefix("OVLKEY-")
-            .ok_or(UnlockKeyError::NotAKey)?;
-        let rest = rest.strip_prefix("1-").ok_or(UnlockKeyError::Version)?;
-        let (digits, checksum) = rest
-            .split_once('-')
-            .filter(|(_, checksum)| !checksum.contains('-'))
-            .ok_or_else(|| UnlockKeyError::Groups {
-                found: 2 + rest.split('-').count(),
-            })?;
-        let key = text::digits(digits).map_err(UnlockKeyError::Key)?;
-        let body = &text[..text.len() - checksum.len() - 1];
-        if !text::checksum_fits(body, checksum) {
-            return Err(UnlockKeyError::Checksum);
-        }
-        Ok(Self(Secret::new(*key)))
+    fn from_str(text: &str) -> Result<Self, KeyTextError> {
+        key_text::read(KeyKind::Unlock, text).map(Self)
     }
 }
 
@@ -309,7 +257,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::testing::{CLUSTER, flipped, mangled, rng};
+    use crate::identity::{
+        testing::{CLUSTER, flipped, mangled, rng},
+        text::DigitsError,
+    };
 
     fn unlock_key(seed: u64) -> UnlockKey {
         UnlockKey::generate(&mut rng(seed))
@@ -324,7 +275,7 @@ mod tests {
         let key = UnlockKey(Secret::new(std::array::from_fn(|i| i as u8)));
         let text = "OVLKEY-1-AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQTCQKRMFYYDENBWHA5DYPQ-632BC4T2";
         assert_eq!(key.to_text().as_str(), text);
-        assert_eq!(text.len(), TEXT_LEN);
+        assert_eq!(text.len(), key_text::TEXT_LEN);
         assert_eq!(text.parse(), Ok(key));
     }
 
@@ -332,25 +283,35 @@ mod tests {
     fn mistakes_in_copying_are_named_and_nothing_is_quoted() {
         let text = unlock_key(1).to_text();
         let secret = &text[9..61];
+        let kind = KeyKind::Unlock;
         let cases = [
-            (String::new(), UnlockKeyError::NotAKey),
-            (format!("\n{}", *text), UnlockKeyError::NotAKey),
-            (text.replace("-1-", "-2-"), UnlockKeyError::Version),
-            (text[..61].to_owned(), UnlockKeyError::Groups { found: 3 }),
-            (format!("{}-A", *text), UnlockKeyError::Groups { found: 5 }),
+            (String::new(), KeyTextError::NotAKey { kind }),
+            (format!("\n{}", *text), KeyTextError::NotAKey { kind }),
+            (text.replace("-1-", "-2-"), KeyTextError::Version { kind }),
+            (
+                text[..61].to_owned(),
+                KeyTextError::Groups { kind, found: 3 },
+            ),
+            (
+                format!("{}-A", *text),
+                KeyTextError::Groups { kind, found: 5 },
+            ),
             (
                 text.replace(secret, &secret[1..]),
-                UnlockKeyError::Key(DigitsError::Length {
-                    found: 51,
-                    expected: 52,
-                }),
+                KeyTextError::Key {
+                    kind,
+                    error: DigitsError::Length {
+                        found: 51,
+                        expected: 52,
+                    },
+                },
             ),
             (
                 text.replace(
                     &secret[..1],
                     if secret.starts_with('A') { "B" } else { "A" },
                 ),
-                UnlockKeyError::Checksum,
+                KeyTextError::Checksum { kind },
             ),
         ];
         for (changed, expected) in cases {

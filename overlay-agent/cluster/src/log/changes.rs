@@ -16,6 +16,8 @@ pub enum Change {
     Blocks(NodeId),
     Epochs,
     Settings,
+    /// The trusted roots.
+    Trust,
 }
 
 /// The last changes, each with the revision that brought it.

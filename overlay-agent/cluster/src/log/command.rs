@@ -18,12 +18,17 @@ use super::{
     tokens::{Token, TokenHash, Tokens},
     wire::{self, DecodeError},
 };
-use crate::id::{ClusterId, EpochName, NodeId};
+use crate::{
+    id::{ClusterId, EpochName, NodeId},
+    identity::{authority::Authority, trust::RootDigest},
+};
 
 /// A new cluster, with its first manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Genesis {
     pub cluster: ClusterId,
+    /// What issues the cluster's certificates.
+    pub authority: Authority,
     pub manager: Applicant,
     pub tokens: Tokens,
     /// Number 1 of incarnation 0.
@@ -94,6 +99,28 @@ pub enum Command {
     RotateToken {
         role: Role,
         token: Token,
+    },
+
+    /// Trusts one more root, whose key the managers have from now on. Compare-and-set: `expected`
+    /// issues now.
+    IntroduceRoot {
+        expected: RootDigest,
+        authority: Box<Authority>,
+    },
+    /// Lets a trusted root issue instead of `expected`. Tokens name the root, so they are replaced.
+    PromoteRoot {
+        expected: RootDigest,
+        root: RootDigest,
+        tokens: Tokens,
+        /// Although nodes may not know the root yet.
+        force: bool,
+    },
+    /// Trusts a root no more; its key is zeroized. `expected` issues now.
+    RetireRoot {
+        expected: RootDigest,
+        root: RootDigest,
+        /// Although nodes may have no certificate of another root yet: these join again.
+        force: bool,
     },
 
     CreateNetwork(NetworkRequest),

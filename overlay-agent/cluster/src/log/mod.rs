@@ -8,7 +8,8 @@
 //! | part | holds |
 //! |---|---|
 //! | [`roster`], [`member`] | who belongs to the cluster, with indices that are never given twice |
-//! | [`tokens`] | hashes of the join tokens |
+//! | [`authorities`] | the trusted roots with their keys: what issues certificates |
+//! | [`tokens`] | the join tokens |
 //! | [`networks`], [`subnet`], [`vnis`], [`rules`] | networks, and who may attach |
 //! | [`blocks`] | which node gives which addresses |
 //! | [`epochs`] | key epochs, their secrets, and how far a rotation is |
@@ -21,6 +22,7 @@
 //! networks removed from under nodes, are free again when the newest epoch of that time has retired.
 
 pub mod addresses;
+pub mod authorities;
 pub mod blocks;
 mod changes;
 pub mod command;

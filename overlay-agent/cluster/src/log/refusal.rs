@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    authorities::AuthorityRefusal,
     blocks::BlockRefusal,
     epochs::EpochRefusal,
     names::{NetworkName, NodeName},
@@ -34,6 +35,8 @@ pub enum Refusal {
     Roster(#[from] RosterRefusal),
     #[error(transparent)]
     Token(#[from] TokenRefusal),
+    #[error(transparent)]
+    Authority(#[from] AuthorityRefusal),
     #[error(transparent)]
     Network(#[from] NetworkRefusal),
     #[error(transparent)]

@@ -12,6 +12,7 @@ use super::{
     member::{Availability, Contact, ContactError, Member, NodeKey, Presence, Role},
     names::{Labels, NodeName},
 };
+pub use crate::identity::revocation::Standing;
 use crate::{id::NodeId, time::Timestamp};
 
 /// Why the roster stays as it is.
@@ -92,19 +93,6 @@ pub struct EvictedNode {
     pub index: PeerIndex,
     pub name: NodeName,
     pub at: Timestamp,
-}
-
-/// What the roster says of a certificate's node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    Member {
-        role: Role,
-        /// A certificate issued earlier is void.
-        joined: Timestamp,
-    },
-    Left,
-    Evicted,
-    Unknown,
 }
 
 /// A node that asks to join.

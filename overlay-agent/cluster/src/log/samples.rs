@@ -1,6 +1,9 @@
 //! Nodes, networks and epochs for the tests.
 
+use std::sync::LazyLock;
+
 use ed25519_dalek::SigningKey;
+use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     command::{Command, Genesis, Outcome},
@@ -12,10 +15,11 @@ use super::{
     settings::Settings,
     state::State,
     subnet::SubnetRequest,
-    tokens::{Token, TokenHash, Tokens},
+    tokens::{Token, TokenHash, TokenSecret, Tokens},
 };
 use crate::{
     id::{ClusterId, EpochName, NodeId},
+    identity::authority::{Authority, Validity},
     keys::EpochSecrets,
     secret::Secret,
     time::Timestamp,
@@ -55,16 +59,35 @@ pub fn applicant(n: u8) -> Applicant {
     }
 }
 
-/// Tokens with the hashes `n`, `n + 1`.
+pub const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
+
+/// An authority of the samples' cluster, made at their start.
+pub fn authority(n: u8) -> Authority {
+    static MADE: LazyLock<Vec<Authority>> = LazyLock::new(|| {
+        let make = |n| {
+            let rng = &mut StdRng::seed_from_u64(n);
+            Authority::generate(CLUSTER, &Validity::default(), now(0), rng).expect("an authority")
+        };
+        (0..10).map(make).collect()
+    });
+    MADE[usize::from(n)].clone()
+}
+
+/// Tokens with secrets of `n` and `n + 1`.
 pub fn tokens(n: u8) -> Tokens {
     let token = |n| Token {
-        hash: TokenHash::new([n; 32]),
+        secret: TokenSecret::new([n; TokenSecret::LEN]),
         expires: None,
     };
     Tokens {
         worker: token(n),
         manager: token(n + 1),
     }
+}
+
+/// The hash of the worker token of [`tokens`].
+pub fn worker(n: u8) -> TokenHash {
+    tokens(n).worker.hash(CLUSTER)
 }
 
 /// An epoch with secrets of its own.
@@ -114,7 +137,8 @@ pub fn network(name: &str, subnet: &str) -> NetworkRequest {
 pub fn founded() -> State {
     let mut state = State::default();
     let genesis = Genesis {
-        cluster: ClusterId::from_bytes([7; 16]),
+        cluster: CLUSTER,
+        authority: authority(1),
         manager: applicant(1),
         tokens: tokens(1),
         epoch: epoch(0, 1),
@@ -135,7 +159,7 @@ pub fn apply(state: &mut State, at: u64, command: Command) -> Outcome {
 /// Node `n` joins as a worker by the first token.
 pub fn join(state: &mut State, n: u8) -> Outcome {
     let command = Command::Join {
-        token: tokens(1).worker.hash,
+        token: worker(1),
         applicant: applicant(n),
     };
     apply(state, 0, command)

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     addresses::Family,
+    authorities::Authorities,
     blocks::Blocks,
     changes::{Change, Changes},
     command::{Command, Genesis, Outcome},
@@ -66,6 +67,7 @@ pub struct Cluster {
     revision: u64,
     /// Of the last accepted command; never goes back, whatever clock a new leader has.
     time: Timestamp,
+    authorities: Authorities,
     roster: Roster,
     tokens: Tokens,
     networks: Networks,
@@ -83,12 +85,14 @@ impl Cluster {
     fn new(at: Timestamp, genesis: Genesis) -> Result<(Self, Outcome), Refusal> {
         let Genesis {
             cluster: id,
+            authority,
             manager,
             tokens,
             epoch,
             policy,
             settings,
         } = genesis;
+        let authorities = Authorities::new(id, &authority, at)?;
         tokens.check(at)?;
         settings.check()?;
         let epochs = Epochs::new(at, epoch, policy)?;
@@ -100,6 +104,7 @@ impl Cluster {
             id,
             revision: 1,
             time: at,
+            authorities,
             roster,
             tokens,
             networks: Networks::default(),
@@ -127,6 +132,10 @@ impl Cluster {
 
     pub const fn time(&self) -> Timestamp {
         self.time
+    }
+
+    pub const fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     pub const fn roster(&self) -> &Roster {
@@ -226,6 +235,32 @@ impl Cluster {
                 self.tokens.rotate(role, token, now)?;
                 Ok(Outcome::Done)
             }
+            Command::IntroduceRoot {
+                expected,
+                authority,
+            } => {
+                self.authorities.introduce(expected, &authority, now)?;
+                Ok(self.changed(Change::Trust))
+            }
+            Command::PromoteRoot {
+                expected,
+                root,
+                tokens,
+                force,
+            } => {
+                self.tokens.check_replace(&tokens, now)?;
+                self.authorities.promote(expected, root, force, now)?;
+                self.tokens = tokens;
+                Ok(self.changed(Change::Trust))
+            }
+            Command::RetireRoot {
+                expected,
+                root,
+                force,
+            } => {
+                self.authorities.retire(expected, root, force, now)?;
+                Ok(self.changed(Change::Trust))
+            }
 
             Command::CreateNetwork(request) => self.create_network(now, request),
             Command::RemoveNetwork {
@@ -315,7 +350,7 @@ impl Cluster {
         token: &TokenHash,
         applicant: Applicant,
     ) -> Result<Outcome, Refusal> {
-        let role = self.tokens.role_of(token, now)?;
+        let role = self.tokens.role_of(self.id, token, now)?;
         self.networks.check_node(applicant.contact.addresses())?;
         let node = applicant.key.id();
         let (index, admission) = self.roster.join(now, applicant, role)?;
@@ -484,10 +519,11 @@ impl Cluster {
             networks.check_node(addresses).err().map(|e| e.to_string())
         };
         let tokens = || {
-            let same = self.tokens.worker.hash == self.tokens.manager.hash;
+            let same = self.tokens.worker.secret == self.tokens.manager.secret;
             same.then(|| "both tokens are the same".to_owned())
         };
         members()
+            .or_else(|| self.authorities.fault(self.id))
             .or_else(|| networks.fault())
             .or_else(blocks)
             .or_else(labels)

@@ -16,7 +16,9 @@ use super::{
     member::{Availability, Role},
     names::NodeName,
     networks::NetworkRequest,
-    samples::{applicant, contact, epoch, founded, labels, network, node, now, tokens},
+    samples::{
+        applicant, authority, contact, epoch, founded, labels, network, node, now, tokens, worker,
+    },
     settings::Settings,
     state::{Cluster, State},
     view::{Update, View},
@@ -68,6 +70,18 @@ enum Step {
     },
     RotateToken {
         manager: bool,
+    },
+    IntroduceRoot {
+        n: u8,
+        right: bool,
+    },
+    PromoteRoot {
+        n: u8,
+        force: bool,
+    },
+    RetireRoot {
+        n: u8,
+        force: bool,
     },
     Create {
         at: u8,
@@ -123,6 +137,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (n(), any::<bool>()).prop_map(|(n, down)| Step::Remove { n, down }),
         1 => n().prop_map(|n| Step::Evict { n }),
         1 => any::<bool>().prop_map(|manager| Step::RotateToken { manager }),
+        1 => (1_u8..5, prop::bool::weighted(0.9))
+            .prop_map(|(n, right)| Step::IntroduceRoot { n, right }),
+        1 => (1_u8..5, any::<bool>()).prop_map(|(n, force)| Step::PromoteRoot { n, force }),
+        1 => (1_u8..5, any::<bool>()).prop_map(|(n, force)| Step::RetireRoot { n, force }),
         3 => (at(), proptest::option::of(0_u8..3), proptest::option::of(0_u8..8))
             .prop_map(|(at, zone, vni)| Step::Create { at, zone, vni }),
         1 => (at(), any::<bool>(), any::<bool>())
@@ -169,9 +187,11 @@ fn role(manager: bool) -> Role {
 
 fn command(cluster: &Cluster, step: &Step, fresh: u8) -> Command {
     let current = cluster.epochs().current();
+    let issuer = cluster.trust().issuer().digest();
+    let root = |n| authority(n).root().digest();
     match *step {
         Step::Join { n, manager } => Command::Join {
-            token: cluster.tokens().of(role(manager)).hash,
+            token: cluster.tokens().of(role(manager)).hash(cluster.id()),
             applicant: applicant(n),
         },
         Step::Renew { n, as_n } => Command::Renew {
@@ -210,6 +230,21 @@ fn command(cluster: &Cluster, step: &Step, fresh: u8) -> Command {
         Step::RotateToken { manager } => Command::RotateToken {
             role: role(manager),
             token: tokens(fresh).worker,
+        },
+        Step::IntroduceRoot { n, right } => Command::IntroduceRoot {
+            expected: if right { issuer } else { root(9) },
+            authority: Box::new(authority(n)),
+        },
+        Step::PromoteRoot { n, force } => Command::PromoteRoot {
+            expected: issuer,
+            root: root(n),
+            tokens: tokens(fresh),
+            force,
+        },
+        Step::RetireRoot { n, force } => Command::RetireRoot {
+            expected: issuer,
+            root: root(n),
+            force,
         },
         Step::Create { at, zone, vni } => Command::CreateNetwork(NetworkRequest {
             vni: vni.and_then(|vni| Vni::new(Vni::MIN + u32::from(vni)).ok()),
@@ -567,9 +602,9 @@ fn an_eviction_voids_the_tokens_with_the_node() {
         token,
         applicant: applicant(n),
     };
-    let old = tokens(1).worker.hash;
+    let old = worker(1);
     assert!(state.apply(now(1), join(3, old)).is_err());
-    let new = tokens(5).worker.hash;
+    let new = worker(5);
     assert!(state.apply(now(1), join(2, new)).is_err(), "its key");
     super::samples::apply(&mut state, 1, join(3, new));
 }
@@ -619,7 +654,7 @@ fn a_thousand_nodes_fit_a_small_snapshot_and_view_and_a_change_a_small_differenc
         applicant.contact.vteps.v4 = Some([172, 16, high, low].into());
         applicant.contact.control = ([172, 16, high, low], 7946).into();
         let node = applicant.key.id();
-        let token = tokens(1).worker.hash;
+        let token = worker(1);
         state
             .apply(now(0), Command::Join { token, applicant })
             .expect("joins");

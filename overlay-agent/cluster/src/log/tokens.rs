@@ -1,48 +1,40 @@
-//! Join tokens, as the log keeps them: a hash per role. Their text, and the proof that who joins has
-//! the secret, are made elsewhere.
+//! Join tokens, as the log keeps them: a secret per role, so that every manager can show them at any
+//! time. A command names a token by the hash of its secret. Their text is made elsewhere
+//! ([`crate::identity::token`]).
 
-use std::fmt;
+use std::time::Duration;
 
+use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq as _;
 
 use super::member::Role;
-use crate::time::Timestamp;
-
-/// Hash of a token's secret. Compared in constant time: how much of a guess is right stays unknown.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-pub struct TokenHash([u8; 32]);
-
-impl TokenHash {
-    pub const fn new(hash: [u8; 32]) -> Self {
-        Self(hash)
-    }
-}
-
-impl PartialEq for TokenHash {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_slice().ct_eq(other.0.as_slice()).into()
-    }
-}
-
-impl Eq for TokenHash {}
-
-impl fmt::Debug for TokenHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenHash(…)")
-    }
-}
+pub use crate::identity::token::{TokenHash, TokenSecret};
+use crate::{id::ClusterId, time::Timestamp};
 
 /// The token of a role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    pub hash: TokenHash,
+    pub secret: TokenSecret,
     /// The first time at which it opens nothing; `None` is never.
     pub expires: Option<Timestamp>,
 }
 
+impl Token {
+    /// A new token, good for `lifetime` from `now` on, or without end.
+    pub fn random(now: Timestamp, lifetime: Option<Duration>, rng: &mut impl CryptoRng) -> Self {
+        Self {
+            secret: TokenSecret::random(rng),
+            expires: lifetime.map(|lifetime| now.saturating_add(lifetime)),
+        }
+    }
+
+    pub fn hash(&self, cluster: ClusterId) -> TokenHash {
+        TokenHash::of(&self.secret, cluster)
+    }
+}
+
 /// The tokens of both roles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
     pub worker: Token,
     pub manager: Token,
@@ -73,6 +65,28 @@ pub enum TokenRefusal {
 }
 
 impl Tokens {
+    /// Two new tokens of one lifetime.
+    pub fn random(now: Timestamp, lifetime: Option<Duration>, rng: &mut impl CryptoRng) -> Self {
+        Self {
+            worker: Token::random(now, lifetime, rng),
+            manager: Token::random(now, lifetime, rng),
+        }
+    }
+
+    /// New tokens in the place of these, good for as long. One that has expired is replaced by one that
+    /// expires at once: whoever let it expire wants nobody to join.
+    pub fn renewed(&self, now: Timestamp, rng: &mut impl CryptoRng) -> Self {
+        let soon = now.saturating_add(Duration::from_secs(60));
+        let mut renew = |token: &Token| Token {
+            secret: TokenSecret::random(rng),
+            expires: token.expires.map(|expires| expires.max(soon)),
+        };
+        Self {
+            worker: renew(&self.worker),
+            manager: renew(&self.manager),
+        }
+    }
+
     pub const fn of(&self, role: Role) -> &Token {
         match role {
             Role::Worker => &self.worker,
@@ -80,11 +94,16 @@ impl Tokens {
         }
     }
 
-    /// The role that a token opens at `now`.
-    pub fn role_of(&self, hash: &TokenHash, now: Timestamp) -> Result<Role, TokenRefusal> {
+    /// The role that a token of `cluster` opens at `now`.
+    pub fn role_of(
+        &self,
+        cluster: ClusterId,
+        hash: &TokenHash,
+        now: Timestamp,
+    ) -> Result<Role, TokenRefusal> {
         // Both are compared, so that the time taken does not tell the role.
-        let worker = self.worker.hash == *hash;
-        let manager = self.manager.hash == *hash;
+        let worker = self.worker.hash(cluster) == *hash;
+        let manager = self.manager.hash(cluster) == *hash;
         let role = match (worker, manager) {
             (true, _) => Role::Worker,
             (false, true) => Role::Manager,
@@ -98,7 +117,7 @@ impl Tokens {
 
     /// Whether these are two tokens of use at `now`.
     pub fn check(&self, now: Timestamp) -> Result<(), TokenRefusal> {
-        if self.worker.hash == self.manager.hash {
+        if self.worker.secret == self.manager.secret {
             return Err(TokenRefusal::Same);
         }
         for role in [Role::Worker, Role::Manager] {
@@ -132,7 +151,7 @@ impl Tokens {
     }
 
     fn check_new(&self, role: Role, token: &Token) -> Result<(), TokenRefusal> {
-        let used = token.hash == self.worker.hash || token.hash == self.manager.hash;
+        let used = token.secret == self.worker.secret || token.secret == self.manager.secret;
         if used {
             Err(TokenRefusal::NotNew { role })
         } else {
@@ -146,63 +165,88 @@ mod tests {
     use super::*;
     use crate::log::samples::{now, tokens};
 
-    fn hash(n: u8) -> TokenHash {
-        TokenHash::new([n; 32])
+    const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
+
+    fn token(n: u8, expires: Option<Timestamp>) -> Token {
+        Token {
+            secret: TokenSecret::new([n; TokenSecret::LEN]),
+            expires,
+        }
+    }
+
+    fn role_of(tokens: &Tokens, n: u8, at: u64) -> Result<Role, TokenRefusal> {
+        tokens.role_of(CLUSTER, &token(n, None).hash(CLUSTER), now(at))
     }
 
     #[test]
     fn a_token_opens_its_role_until_it_expires() {
         let tokens = Tokens {
-            worker: Token {
-                hash: hash(1),
-                expires: Some(now(10)),
-            },
+            worker: token(1, Some(now(10))),
             ..tokens(1)
         };
-        assert_eq!(tokens.role_of(&hash(1), now(9)), Ok(Role::Worker));
-        assert_eq!(
-            tokens.role_of(&hash(1), now(10)),
-            Err(TokenRefusal::Expired { role: Role::Worker })
-        );
-        assert_eq!(tokens.role_of(&hash(2), now(10)), Ok(Role::Manager));
-        assert_eq!(tokens.role_of(&hash(3), now(0)), Err(TokenRefusal::Unknown));
+        assert_eq!(role_of(&tokens, 1, 9), Ok(Role::Worker));
+        let expired = TokenRefusal::Expired { role: Role::Worker };
+        assert_eq!(role_of(&tokens, 1, 10), Err(expired));
+        assert_eq!(role_of(&tokens, 2, 10), Ok(Role::Manager));
+        assert_eq!(role_of(&tokens, 3, 0), Err(TokenRefusal::Unknown));
+    }
+
+    #[test]
+    fn a_secret_opens_its_own_cluster_alone() {
+        let hash = token(1, None).hash(ClusterId::from_bytes([8; 16]));
+        let role = tokens(1).role_of(CLUSTER, &hash, now(0));
+        assert_eq!(role, Err(TokenRefusal::Unknown));
     }
 
     #[test]
     fn a_rotated_token_is_void_at_once() {
         let mut tokens = tokens(1);
-        let next = Token {
-            hash: hash(9),
-            expires: None,
-        };
+        let next = token(9, None);
         tokens.rotate(Role::Manager, next, now(0)).expect("rotates");
-        assert_eq!(tokens.role_of(&hash(2), now(0)), Err(TokenRefusal::Unknown));
-        assert_eq!(tokens.role_of(&hash(9), now(0)), Ok(Role::Manager));
-        assert_eq!(tokens.role_of(&hash(1), now(0)), Ok(Role::Worker));
+        assert_eq!(role_of(&tokens, 2, 0), Err(TokenRefusal::Unknown));
+        assert_eq!(role_of(&tokens, 9, 0), Ok(Role::Manager));
+        assert_eq!(role_of(&tokens, 1, 0), Ok(Role::Worker));
     }
 
     #[test]
     fn a_rotation_brings_a_new_token_that_can_be_used() {
         let mut tokens = tokens(1);
-        let next = |n, expires| Token {
-            hash: hash(n),
-            expires,
-        };
         let role = Role::Worker;
         for used in [1, 2] {
             assert_eq!(
-                tokens.rotate(role, next(used, None), now(0)),
+                tokens.rotate(role, token(used, None), now(0)),
                 Err(TokenRefusal::NotNew { role })
             );
         }
         assert_eq!(
-            tokens.rotate(role, next(3, Some(now(0))), now(0)),
+            tokens.rotate(role, token(3, Some(now(0))), now(0)),
             Err(TokenRefusal::Stillborn { role })
         );
     }
 
     #[test]
-    fn a_hash_is_not_printed() {
-        assert_eq!(format!("{:?}", hash(7)), "TokenHash(…)");
+    fn renewed_tokens_are_new_and_good_for_as_long() {
+        use rand::{SeedableRng as _, rngs::StdRng};
+
+        let mut tokens = tokens(1);
+        tokens.worker.expires = Some(now(1000));
+        let rng = &mut StdRng::seed_from_u64(1);
+        let next = tokens.renewed(now(10), rng);
+        assert_eq!(tokens.check_replace(&next, now(10)), Ok(()));
+        assert_eq!(next.worker.expires, Some(now(1000)));
+        assert_eq!(next.manager.expires, None);
+        let late = tokens.renewed(now(2000), rng);
+        assert_eq!(tokens.check_replace(&late, now(2001)), Ok(()));
+        assert_eq!(late.worker.expires, Some(now(2060)));
+    }
+
+    #[test]
+    fn neither_secret_nor_hash_is_printed() {
+        let token = token(7, None);
+        let printed = format!("{token:?} {:?}", token.hash(CLUSTER));
+        assert_eq!(
+            printed,
+            "Token { secret: TokenSecret(…), expires: None } TokenHash(…)"
+        );
     }
 }

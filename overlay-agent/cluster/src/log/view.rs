@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     id::{ClusterId, EpochName, NodeId},
+    identity::trust::TrustBundle,
     time::Timestamp,
 };
 
@@ -83,6 +84,8 @@ pub struct View {
     pub cluster: ClusterId,
     pub version: Version,
     pub time: Timestamp,
+    /// The roots by which nodes are known.
+    pub trust: TrustBundle,
     /// Whose view it is.
     pub node: NodeId,
     pub labels: Labels,
@@ -105,6 +108,7 @@ pub struct Delta {
     pub from: Version,
     pub to: Version,
     pub time: Timestamp,
+    pub trust: Option<TrustBundle>,
     pub peers: BTreeMap<NodeId, Option<Peer>>,
     pub networks: BTreeMap<Vni, Option<Network>>,
     /// All that a node has now; empty if it has none.
@@ -138,6 +142,14 @@ pub enum UpdateError {
         "the view is of node {node} in cluster {cluster}: this is another, pull from its own managers"
     )]
     Foreign { cluster: ClusterId, node: NodeId },
+    /// Roots of another cluster.
+    #[error(
+        "the roots in the view are of cluster {roots}, and this node is of {cluster}: ask another manager"
+    )]
+    ForeignRoots {
+        roots: ClusterId,
+        cluster: ClusterId,
+    },
 }
 
 impl Cluster {
@@ -176,6 +188,7 @@ impl Cluster {
             cluster: self.id(),
             version: self.version(),
             time: self.time(),
+            trust: self.trust().clone(),
             node: *node,
             labels: member.labels.clone(),
             peers: self
@@ -223,6 +236,7 @@ impl Cluster {
             from,
             to,
             time: self.time(),
+            trust: None,
             peers: BTreeMap::new(),
             networks: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -247,6 +261,7 @@ impl Cluster {
                 }
                 Change::Epochs => delta.epochs = Some(self.epochs_view()),
                 Change::Settings => delta.settings = Some(self.settings().clone()),
+                Change::Trust => delta.trust = Some(self.trust().clone()),
             }
         }
         Some(delta)
@@ -270,6 +285,7 @@ impl View {
     /// Takes an update; refused, the view stays as it is.
     pub fn take(&mut self, update: Update) -> Result<(), UpdateError> {
         let known = self.version;
+        self.check_roots(&update)?;
         match update {
             Update::Whole(view) if (view.cluster, view.node) != (self.cluster, self.node) => {
                 Err(UpdateError::Foreign {
@@ -300,11 +316,27 @@ impl View {
         }
     }
 
+    fn check_roots(&self, update: &Update) -> Result<(), UpdateError> {
+        let trust = match update {
+            Update::Whole(view) if view.cluster == self.cluster => Some(&view.trust),
+            Update::Whole(_) => None,
+            Update::Delta(delta) => delta.trust.as_ref(),
+        };
+        match trust.map(TrustBundle::cluster) {
+            Some(roots) if roots != self.cluster => Err(UpdateError::ForeignRoots {
+                roots,
+                cluster: self.cluster,
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn take_delta(&mut self, delta: Delta) {
         let Delta {
             from: _,
             to,
             time,
+            trust,
             peers,
             networks,
             leases,
@@ -313,6 +345,9 @@ impl View {
         } = delta;
         self.version = to;
         self.time = time;
+        if let Some(trust) = trust {
+            self.trust = trust;
+        }
         replace(&mut self.peers, peers);
         replace(&mut self.networks, networks);
         let leases = leases

@@ -5,14 +5,19 @@
 //! accepted. The two whose names end in `_body` sign what they get before they show it: no fuzzer
 //! finds a signature, so they alone lead behind its verification.
 
-use std::{convert::Infallible, sync::LazyLock, time::Duration};
+#[path = "../../../../tests/fuzz/noise/crypto_random.rs"]
+mod crypto_random;
+
+use std::{sync::LazyLock, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use overlay_cluster::{
+    control::found::{Founder, found},
     id::{ClusterId, NodeId},
     identity::{
         Role,
         authority::{Authority, Validity},
+        backup::{Backup, BackupKey},
         certificate::{self, CertificateError},
         csr::CertificateRequest,
         node_key::NodeKey,
@@ -21,16 +26,25 @@ use overlay_cluster::{
         trust::{Root, TrustBundle},
         unlock::{LockKey, LockedKey, UnlockKey},
     },
+    log::{
+        command::Command,
+        epochs::RotationPolicy,
+        member::Contact,
+        names::{Labels, NodeName, SoftwareVersion},
+        settings::Settings,
+        state::State,
+    },
     secret::Secret,
     time::Timestamp,
 };
-use rand::{TryCryptoRng, TryRng};
+
+pub use self::crypto_random::rng;
 
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// Every target, by the name of its fuzz binary and of its seed.
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 11] = [
     ("token", token),
     ("unlock_key", unlock_key),
     ("certificate", certificate),
@@ -40,6 +54,8 @@ pub const ALL: [Target; 9] = [
     ("roots", roots),
     ("sealed", sealed),
     ("locked_key", locked_key),
+    ("backup", backup),
+    ("backup_key", backup_key),
 ];
 
 pub const CLUSTER: ClusterId = ClusterId::from_bytes(*b"a cluster's name");
@@ -49,40 +65,6 @@ pub const SUBJECT: Subject = Subject {
     kind: SealKind::LogEntry,
     number: 7,
 };
-
-/// SplitMix64: enough to choose bytes, and the same in every version of every library, as the seeds
-/// must be.
-pub struct Random(u64);
-
-pub fn rng(seed: u64) -> Random {
-    Random(seed)
-}
-
-impl TryRng for Random {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|it| it as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(x ^ (x >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            let random = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&random[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Random {}
 
 /// The node that sends what is sent.
 pub static NODE: LazyLock<NodeKey> = LazyLock::new(|| NodeKey::generate(&mut rng(1)));
@@ -95,6 +77,31 @@ pub static TRUST: LazyLock<TrustBundle> =
     LazyLock::new(|| TrustBundle::new(AUTHORITY.root().clone()));
 
 pub static UNLOCK_KEY: LazyLock<UnlockKey> = LazyLock::new(|| UnlockKey::generate(&mut rng(3)));
+
+pub static BACKUP_KEY: LazyLock<BackupKey> = LazyLock::new(|| BackupKey::generate(&mut rng(6)));
+
+/// The state of a cluster that has just begun.
+fn state() -> State {
+    let founder = Founder {
+        key: &NODE,
+        name: NodeName::new("node-1").expect("a name"),
+        contact: Contact {
+            vteps: [[192, 0, 2, 1].into()].into_iter().collect(),
+            control: ([192, 0, 2, 1], 7946).into(),
+            software: SoftwareVersion::new("0.1.0").expect("a version"),
+        },
+        labels: Labels::default(),
+        settings: Settings::default(),
+        policy: RotationPolicy::default(),
+        validity: Validity::default(),
+        token_lifetime: None,
+    };
+    let founded = found(founder, NOW, &mut rng(7)).expect("founds");
+    let mut state = State::default();
+    let begin = Command::Initialise(Box::new(founded.genesis));
+    state.apply(NOW, begin).expect("begins");
+    state
+}
 
 pub fn state_key() -> Secret {
     Secret::random(&mut rng(4))
@@ -245,6 +252,37 @@ pub fn locked_key(bytes: &[u8]) -> bool {
     locked.unlock(LockKey::Unlock(&UNLOCK_KEY), CLUSTER).is_ok()
 }
 
+/// A backup says of which cluster it is and when it was made, and the key proves it.
+pub fn backup(bytes: &[u8]) -> bool {
+    let Ok(backup) = Backup::parse(bytes) else {
+        return false;
+    };
+    let Ok(state) = backup.open(&BACKUP_KEY, None) else {
+        return false;
+    };
+    assert_eq!(state.fault(), None);
+    assert_eq!(state.cluster().map(|it| it.id()), Some(backup.cluster));
+    let other = backup.open(&BACKUP_KEY, Some(CLUSTER));
+    assert_eq!(other.is_ok(), backup.cluster == CLUSTER);
+    true
+}
+
+pub fn backup_key(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return false;
+    };
+    match text.parse::<BackupKey>() {
+        Ok(key) => {
+            assert_eq!(key.to_text().as_str(), text);
+            true
+        }
+        Err(error) => {
+            tells_nothing_of(&error.to_string(), text);
+            false
+        }
+    }
+}
+
 /// What each target accepts, as this version makes it.
 pub fn made_now() -> Vec<(&'static str, Vec<u8>)> {
     let rng = &mut rng(5);
@@ -274,5 +312,10 @@ pub fn made_now() -> Vec<(&'static str, Vec<u8>)> {
         ("roots", postcard::to_stdvec(&trust).expect("encodes")),
         ("sealed", blob),
         ("locked_key", locked.to_bytes().to_vec()),
+        (
+            "backup",
+            Backup::seal(&state(), NOW, &BACKUP_KEY, rng).expect("seals"),
+        ),
+        ("backup_key", BACKUP_KEY.to_text().as_bytes().to_vec()),
     ]
 }

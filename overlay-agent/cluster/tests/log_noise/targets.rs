@@ -3,11 +3,15 @@
 //!
 //! Each target checks of what it accepts that it means what it says. It returns whether it accepted.
 
+#[path = "../../../../tests/fuzz/noise/crypto_random.rs"]
+mod crypto_random;
+
 use std::{net::IpAddr, sync::LazyLock};
 
 use ed25519_dalek::SigningKey;
 use overlay_cluster::{
     id::{ClusterId, EpochName, NodeId},
+    identity::authority::{Authority, Validity},
     keys::EpochSecrets,
     log::{
         addresses::Family,
@@ -20,12 +24,14 @@ use overlay_cluster::{
         settings::Settings,
         state::{Cluster, State},
         subnet::SubnetRequest,
-        tokens::{Token, TokenHash, Tokens},
+        tokens::{Token, TokenHash, TokenSecret, Tokens},
         view::{Update, View},
     },
     secret::Secret,
     time::Timestamp,
 };
+
+use self::crypto_random::rng;
 
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]) -> bool);
@@ -37,6 +43,7 @@ pub const ALL: [Target; 3] = [
     ("log_view", view),
 ];
 
+const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 /// A cluster with a manager, a worker, a network, blocks and a rotation under way.
@@ -142,13 +149,22 @@ fn applicant(n: u8) -> Applicant {
 
 fn tokens(n: u8) -> Tokens {
     let token = |n, expires| Token {
-        hash: TokenHash::new([n; 32]),
+        secret: TokenSecret::new([n; TokenSecret::LEN]),
         expires,
     };
     Tokens {
         worker: token(n, Some(Timestamp::from_secs(1_900_000_000))),
         manager: token(n + 1, None),
     }
+}
+
+fn worker(n: u8) -> TokenHash {
+    tokens(n).worker.hash(CLUSTER)
+}
+
+fn authority(seed: u64) -> Authority {
+    let validity = Validity::default();
+    Authority::generate(CLUSTER, &validity, NOW, &mut rng(seed)).expect("an authority")
 }
 
 fn epoch(number: u32) -> NewEpoch {
@@ -180,7 +196,8 @@ fn history() -> Vec<Command> {
     let network = settings.vnis.0;
     vec![
         Command::Initialise(Box::new(Genesis {
-            cluster: ClusterId::from_bytes([7; 16]),
+            cluster: CLUSTER,
+            authority: authority(1),
             manager: applicant(1),
             tokens: tokens(1),
             epoch: epoch(1),
@@ -188,7 +205,7 @@ fn history() -> Vec<Command> {
             settings,
         })),
         Command::Join {
-            token: tokens(1).worker.hash,
+            token: worker(1),
             applicant: applicant(2),
         },
         Command::CreateNetwork(NetworkRequest {
@@ -218,16 +235,41 @@ fn history() -> Vec<Command> {
             next: epoch(2),
             reason: Reason::Operator,
         },
+        Command::IntroduceRoot {
+            expected: authority(1).root().digest(),
+            authority: Box::new(authority(2)),
+        },
+        Command::PromoteRoot {
+            expected: authority(1).root().digest(),
+            root: authority(2).root().digest(),
+            tokens: tokens(9),
+            force: true,
+        },
     ]
 }
 
 /// What each target accepts, as this version makes it: seeds by name.
 pub fn made_now() -> Vec<(String, Vec<u8>)> {
     let mut made = Vec::new();
-    let names = ["initialise", "join", "create", "lease", "claim", "stage"];
+    let names = [
+        "initialise",
+        "join",
+        "create",
+        "lease",
+        "claim",
+        "stage",
+        "introduce",
+        "promote",
+    ];
     for (name, command) in names.into_iter().zip(history()) {
         made.push((format!("log_command_{name}"), command.encode().to_vec()));
     }
+    let retire = Command::RetireRoot {
+        expected: authority(2).root().digest(),
+        root: authority(1).root().digest(),
+        force: true,
+    };
+    made.push(("log_command_retire".into(), retire.encode().to_vec()));
     let evict = Command::Evict {
         node: node(2),
         tokens: tokens(5),
@@ -239,7 +281,7 @@ pub fn made_now() -> Vec<(String, Vec<u8>)> {
     let version = cluster(&STATE).version();
     let mut later = STATE.clone();
     let join = Command::Join {
-        token: tokens(1).worker.hash,
+        token: worker(9),
         applicant: applicant(3),
     };
     later.apply(NOW, join).expect("joins");

@@ -265,6 +265,8 @@ fn check_joined(
         "the root of the token is not among the trusted ones"
     } else if [joined.cluster, joined.trust.cluster(), joined.view.cluster] != [cluster; 3] {
         "it is of another cluster than the manager"
+    } else if joined.view.trust != joined.trust {
+        "the view has other roots"
     } else if identity.node != own || joined.view.node != own {
         "it is for another node"
     } else if identity.role != joined.role {
@@ -342,6 +344,14 @@ impl Connection {
         }
     }
 
+    /// What has changed since `have`, when something has; nothing, if that takes long.
+    pub async fn watch_view(&mut self, have: Version) -> Result<Update, ClientError> {
+        match self.ask_manager(&MemberRequest::WatchView { have }).await? {
+            MemberResponse::View(update) => Ok(update),
+            _ => Err(self.unexpected()),
+        }
+    }
+
     /// The secrets of those of `epochs` that are live, each checked against the epoch's name.
     pub async fn pull_secrets(
         &mut self,
@@ -405,7 +415,8 @@ impl Connection {
         goodbye(&mut self.stream).await;
     }
 
-    async fn ask_manager(
+    /// Asks for anything, if the peer is a manager.
+    pub async fn ask_manager(
         &mut self,
         request: &MemberRequest,
     ) -> Result<MemberResponse, ClientError> {

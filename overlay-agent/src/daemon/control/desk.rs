@@ -1,7 +1,11 @@
 //! What a node does about the requests that it gets: the rules are in
 //! [`overlay_cluster::control::handler`], the state in the node's [`Office`].
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ed25519_dalek::VerifyingKey;
 use futures_util::future::BoxFuture;
@@ -16,6 +20,7 @@ use overlay_cluster::{
     gossip::anti_entropy::SyncError,
     id::NodeId,
     identity::Role,
+    log::view::Version,
     log::{
         command::{Command, Outcome},
         refusal::Refusal,
@@ -25,7 +30,10 @@ use overlay_cluster::{
     rotation::{Acknowledgement, Digest},
     time::Timestamp,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     client::{Client, ClientError},
@@ -34,6 +42,23 @@ use super::{
 
 /// How long a follower waits for its own log to have what the leader has decided.
 const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// How long a node that has all there is waits for more: less than
+/// [`super::limits::ServerLimits::answer`].
+pub const HOLD: Duration = Duration::from_secs(5);
+
+/// Between two looks while nothing is told: a manager that is none any longer tells nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// For the managers to agree on a leader after one has failed.
+const ELECTION: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach it.
+const AGAIN: Duration = Duration::from_millis(300);
+
+/// From a change of the log to the answers to those who wait for one: commands come in bursts, and
+/// each answer goes to every node.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// What the desk needs of its node.
 pub trait Office: Send + Sync + 'static {
@@ -82,13 +107,25 @@ impl Desk {
         command: Command,
         forwarded: bool,
     ) -> Result<Outcome, ProposeRefused> {
-        match self.office.propose(command.clone()).await {
-            Err(ProposeRefused::NotLeader {
-                leader: Some((node, address)),
-            }) if !forwarded && node != self.own => {
-                forward(&self.client, node, address, command).await
+        let begun = Instant::now();
+        loop {
+            let decided = match self.office.propose(command.clone()).await {
+                Err(ProposeRefused::NotLeader {
+                    leader: Some((node, address)),
+                }) if !forwarded && node != self.own => {
+                    forward(&self.client, node, address, command.clone()).await
+                }
+                decided => decided,
+            };
+            // Nothing was done: the leader is gone, and the next one not elected.
+            let may_come = matches!(
+                decided,
+                Err(ProposeRefused::NoLeader(_) | ProposeRefused::NotLeader { .. })
+            );
+            if forwarded || !may_come || begun.elapsed() > ELECTION {
+                return decided;
             }
-            decided => decided,
+            sleep(AGAIN).await;
         }
     }
 
@@ -162,9 +199,44 @@ impl Desk {
         Ok(self.decide(|handler| handler.renewed(issue, certificate)))
     }
 
+    /// Answers when the log has something newer than `have`, or the wait is over. Each wait costs a
+    /// timer and one look at the version per change of the log.
+    async fn watch(&self, caller: Caller, have: Version) -> MemberResponse {
+        let mut changes = self.office.changes();
+        let decide =
+            || self.decide(|handler| handler.member(caller, MemberRequest::WatchView { have }));
+        let news = async {
+            loop {
+                changes.mark_unchanged();
+                match decide() {
+                    Todo::Answer(answer) => return answer,
+                    _ => match timeout(LOOK, changes.changed()).await {
+                        Ok(Err(_)) => return self.pull(caller, have),
+                        Ok(Ok(())) => sleep(GATHER).await,
+                        Err(_) => {}
+                    },
+                }
+            }
+        };
+        match timeout(HOLD, news).await {
+            Ok(answer) => answer,
+            Err(_) => self.pull(caller, have),
+        }
+    }
+
+    fn pull(&self, caller: Caller, have: Version) -> MemberResponse {
+        let request = MemberRequest::PullView { have: Some(have) };
+        match self.decide(|handler| handler.member(caller, request)) {
+            Todo::Answer(answer) => answer,
+            // A pull is answered.
+            _ => MemberResponse::Heard,
+        }
+    }
+
     async fn answer(&self, caller: Caller, request: MemberRequest) -> MemberResponse {
         let answered = match self.decide(|handler| handler.member(caller, request)) {
             Todo::Answer(answer) => Ok(answer),
+            Todo::Wait(have) => Ok(self.watch(caller, have).await),
             Todo::Propose { command, forwarded } => self
                 .propose(*command, forwarded)
                 .await

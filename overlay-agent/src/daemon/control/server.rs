@@ -195,7 +195,9 @@ impl Server {
                 let _place = self.members.take(caller.node)?;
                 drop(stranger);
                 let answer = |caller, request| self.host.member(caller, request);
-                self.answer_all(&mut stream, certificates.as_deref(), service, answer, stop)
+                let waits = |request: &_| matches!(request, MemberRequest::WatchView { .. });
+                let shown = certificates.as_deref();
+                self.answer_all(&mut stream, shown, service, answer, waits, stop)
                     .await?;
             }
             Service::Raft => {
@@ -203,7 +205,8 @@ impl Server {
                 let _place = self.managers.take(caller.node)?;
                 drop(stranger);
                 let answer = |caller, request| self.host.raft(caller, request);
-                self.answer_all(&mut stream, certificates.as_deref(), service, answer, stop)
+                let shown = certificates.as_deref();
+                self.answer_all(&mut stream, shown, service, answer, |_| false, stop)
                     .await?;
             }
         }
@@ -278,6 +281,7 @@ impl Server {
         certificates: Option<&[CertificateDer<'_>]>,
         service: Service,
         answer: impl Fn(Caller, Q) -> BoxFuture<'a, A>,
+        waits: impl Fn(&Q) -> bool,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Ended> {
         let ServerLimits { idle, pace, .. } = self.limits;
@@ -302,7 +306,13 @@ impl Server {
                 return Ok(());
             };
             let caller = self.caller(certificates, service)?;
-            let response = self.wait(answer(caller, request)).await?;
+            // Who waits for news is not waited for.
+            let waits = waits(&request);
+            let response = tokio::select! {
+                biased;
+                () = &mut stopped, if waits => return Ok(()),
+                response = self.wait(answer(caller, request)) => response?,
+            };
             frame::send(stream, &response, pace).await?;
         }
     }

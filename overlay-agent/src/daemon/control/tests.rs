@@ -11,7 +11,7 @@ use ed25519_dalek::VerifyingKey;
 use futures_util::future::BoxFuture;
 use overlay_cluster::{
     control::{
-        join::{Join, JoinRefused, token_hash},
+        join::{Join, JoinRefused},
         member::{MemberRefused, ProposeRefused},
         permission::Denied,
     },
@@ -97,9 +97,14 @@ impl Members for Known {
     }
 }
 
+/// A member for an hour.
+fn member(role: Role) -> Standing {
+    let joined = NOW.saturating_sub(Duration::from_secs(3600));
+    Standing::Member { role, joined }
+}
+
 /// A manager that leads.
 struct Manager {
-    authority: Authority,
     state: RwLock<State>,
     changes: watch::Sender<u64>,
     heard: Mutex<Vec<NodeId>>,
@@ -115,8 +120,9 @@ impl Office for Manager {
     }
 
     fn issue(&self, key: &VerifyingKey, role: Role) -> Result<Vec<u8>, String> {
-        self.authority
-            .issue(key, role, &Validity::default(), NOW, &mut rng(3))
+        let state = self.state.read().unwrap();
+        let log = state.cluster().ok_or("no cluster")?;
+        log.issue(key, role, &Validity::default(), NOW, &mut rng(3))
             .map_err(|error| error.to_string())
     }
 
@@ -201,14 +207,15 @@ impl World {
         let authority = authority.expect("an authority");
         let root = authority.root().digest();
         let [worker, manager] = Role::ALL.map(|role| JoinToken::generate(role, root, &mut seeds));
-        let token = |token| Token {
-            hash: token_hash(token, cluster),
+        let token = |token: &JoinToken| Token {
+            secret: token.secret.clone(),
             expires: None,
         };
         let secrets = EpochSecrets::random(&mut seeds);
         let own = key(cluster.as_bytes()[0]);
         let genesis = Genesis {
             cluster,
+            authority: authority.clone(),
             manager: Applicant {
                 key: LogKey::new(own.public().to_bytes()).expect("a key"),
                 name: name(1),
@@ -232,10 +239,9 @@ impl World {
 
         let known = Arc::new(Known {
             trust: Arc::new(TrustBundle::new(authority.root().clone())),
-            roster: RwLock::new([(own.node_id(), Standing::Member(Role::Manager))].into()),
+            roster: RwLock::new([(own.node_id(), member(Role::Manager))].into()),
         });
         let manager = Arc::new(Manager {
-            authority,
             state: RwLock::new(state),
             changes: watch::channel(0).0,
             heard: Mutex::default(),
@@ -278,7 +284,7 @@ impl World {
         let (manager, joined) = joined.expect("joins");
         assert_eq!(manager.node, self.id);
         let key = key(n);
-        self.set_standing(key.node_id(), Standing::Member(Role::Worker));
+        self.set_standing(key.node_id(), member(Role::Worker));
         self.client(&key, &joined.certificate, NOW)
     }
 
@@ -359,6 +365,42 @@ async fn a_node_joins_pulls_syncs_renews_and_leaves() {
 }
 
 #[tokio::test]
+async fn who_waits_for_news_hears_of_a_change_at_once_and_holds_nobody_up() {
+    let world = World::new(1).await;
+    let client = world.join(2).await;
+    let connect = || client.connect(world.address, world.id);
+    let mut waiting = connect().await.expect("connects");
+    let Ok(Update::Whole(view)) = waiting.pull_view(None).await else {
+        panic!("the whole view")
+    };
+    let have = view.version;
+    let waiter = tokio::spawn(async move { (waiting.watch_view(have).await, waiting) });
+    tokio::time::sleep(SHORT).await;
+    assert!(!waiter.is_finished(), "there is nothing new");
+    let began = Instant::now();
+    let rename = Command::Rename {
+        node: key(2).node_id(),
+        name: name(7),
+    };
+    world.manager.propose(rename).await.expect("renames");
+    let (update, mut waiting) = waiter.await.expect("no panic");
+    assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+    let version = match update.expect("news") {
+        Update::Whole(view) => view.version,
+        Update::Delta(delta) => delta.to,
+    };
+    assert!(version > have);
+
+    let waiter = tokio::spawn(async move { waiting.watch_view(version).await });
+    tokio::time::sleep(SHORT).await;
+    let began = Instant::now();
+    world.stop.send_replace(true);
+    world.serving.await.expect("ends");
+    assert!(began.elapsed() < limits().grace, "{:?}", began.elapsed());
+    assert!(waiter.await.expect("no panic").is_err());
+}
+
+#[tokio::test]
 async fn a_join_is_refused_in_words_and_a_foreign_manager_in_the_handshake() {
     let world = World::new(1).await;
     let ask = Join {
@@ -391,7 +433,10 @@ async fn an_expired_certificate_is_renewed_and_good_for_nothing_else() {
         node: Duration::from_secs(1),
         ..Validity::default()
     };
-    let authority = &world.manager.authority;
+    let authority = {
+        let state = world.manager.state.read().unwrap();
+        state.cluster().unwrap().authority().expect("issues")
+    };
     let before = NOW.saturating_sub(Duration::from_secs(600));
     let over = authority
         .issue(&node.public(), Role::Worker, &validity, before, &mut rng(6))
@@ -417,10 +462,10 @@ async fn an_expired_certificate_is_renewed_and_good_for_nothing_else() {
 async fn a_wrong_node_id_and_a_foreign_authority_are_refused() {
     let (world, other) = (World::new(1).await, World::new(9).await);
     let client = world.join(2).await;
-    world.set_standing(key(7).node_id(), Standing::Member(Role::Manager));
+    world.set_standing(key(7).node_id(), member(Role::Manager));
     let wrong = client.connect(world.address, key(7).node_id()).await;
     assert!(matches!(wrong, Err(ClientError::Handshake { .. })));
-    world.set_standing(other.id, Standing::Member(Role::Manager));
+    world.set_standing(other.id, member(Role::Manager));
     let foreign = client.connect(other.address, other.id).await;
     assert!(matches!(foreign, Err(ClientError::Handshake { .. })));
 }

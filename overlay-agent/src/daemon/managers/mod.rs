@@ -35,7 +35,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use openraft::{Raft, RaftMetrics, ServerState};
 use overlay_cluster::{
     id::NodeId,
-    log::state::Cluster,
+    log::state::{Cluster, State},
     rotation::{
         Digest,
         schedule::{Input, Interval, Timing as Schedule},
@@ -88,6 +88,11 @@ impl Managers {
     /// What `read` makes of the state of the log. No command is carried out meanwhile: be quick.
     pub fn with_log<T>(&self, read: impl FnOnce(Option<&Cluster>) -> T) -> T {
         self.0.with_log(read)
+    }
+
+    /// All of the state, for a backup.
+    pub fn state(&self) -> State {
+        self.0.reader.with(State::clone)
     }
 
     /// Tells when the log has changed: its value is the revision, 0 without a cluster.

@@ -18,6 +18,7 @@ use openraft::{
 };
 use overlay_cluster::{
     id::{ClusterId, EpochName},
+    identity::authority::{Authority, Validity},
     keys::EpochSecrets,
     log::{
         command::Genesis,
@@ -27,10 +28,11 @@ use overlay_cluster::{
         roster::Applicant,
         settings::Settings,
         state::State,
-        tokens::{Token, TokenHash, Tokens},
+        tokens::{Token, TokenSecret, Tokens},
     },
     secret::Secret,
 };
+use rand::{SeedableRng as _, rngs::StdRng};
 use zeroize::Zeroizing;
 
 use super::{
@@ -87,7 +89,7 @@ fn openraft_finds_the_store_correct() {
 fn genesis() -> Proposal {
     let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
     let token = |n| Token {
-        hash: TokenHash::new([n; 32]),
+        secret: TokenSecret::new([n; TokenSecret::LEN]),
         expires: None,
     };
     let manager = Applicant {
@@ -100,10 +102,16 @@ fn genesis() -> Proposal {
         },
         labels: Labels::default(),
     };
+    let at = Timestamp::from_secs(1_800_000_000);
+    let cluster = ClusterId::from_bytes([7; 16]);
+    let rng = &mut StdRng::seed_from_u64(1);
+    let authority = Authority::generate(cluster, &Validity::default(), at, rng);
+    let authority = authority.expect("an authority");
     Proposal {
-        at: Timestamp::from_secs(1_800_000_000),
+        at,
         command: Command::Initialise(Box::new(Genesis {
-            cluster: ClusterId::from_bytes([7; 16]),
+            cluster,
+            authority,
             manager,
             tokens: Tokens {
                 worker: token(1),
@@ -368,7 +376,7 @@ async fn a_backup_makes_a_manager_that_goes_on_under_the_next_incarnation() {
         .await
         .expect("leads");
     let token = |n| Token {
-        hash: TokenHash::new([n; 32]),
+        secret: TokenSecret::new([n; TokenSecret::LEN]),
         expires: None,
     };
     let next = Proposal {

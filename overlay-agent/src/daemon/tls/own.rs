@@ -56,6 +56,16 @@ impl Own {
         Ok(())
     }
 
+    /// DER of the certificate that is shown now.
+    pub fn certificate(&self) -> Vec<u8> {
+        let shown = self.shown();
+        shown
+            .cert
+            .first()
+            .map(|der| der.to_vec())
+            .unwrap_or_default()
+    }
+
     fn shown(&self) -> Arc<CertifiedKey> {
         self.shown
             .read()

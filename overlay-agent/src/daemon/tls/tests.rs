@@ -94,7 +94,7 @@ impl Cluster {
         let key = NodeKey::generate(&mut rng(seed));
         let certificate = issue(authority, &key, role, NOW);
         let id = key.node_id();
-        self.set_standing(id, Standing::Member(role));
+        self.set_standing(id, member(role));
         Node {
             id,
             own: Arc::new(Own::new(key.clone(), &certificate).expect("its own")),
@@ -103,6 +103,11 @@ impl Cluster {
             cluster: self.clone(),
         }
     }
+}
+
+const fn member(role: Role) -> Standing {
+    let joined = Timestamp::from_millis(0);
+    Standing::Member { role, joined }
 }
 
 fn authority(cluster: ClusterId, seed: u64) -> Authority {
@@ -345,7 +350,7 @@ fn an_evicted_or_unknown_node_is_refused_by_both_sides() {
     assert!(refusal(at_client).contains("not in the roster"));
 
     // An eviction is noticed on a connection that is already there.
-    cluster.set_standing(a.id, Standing::Member(Role::Worker));
+    cluster.set_standing(a.id, member(Role::Worker));
     let mut client = a.client(Service::Member, &b, NOW);
     let mut server = b.server(Service::Member, NOW);
     assert_eq!(shake_hands(&mut client, &mut server), (Ok(()), Ok(())));
@@ -353,6 +358,40 @@ fn an_evicted_or_unknown_node_is_refused_by_both_sides() {
     assert!(again().is_ok());
     cluster.set_standing(a.id, Standing::Evicted);
     assert!(matches!(again(), Err(PeerError::Refused(_))));
+}
+
+#[test]
+fn a_node_that_left_and_one_with_a_certificate_of_before_are_refused_by_both_sides() {
+    let cluster = Cluster::new(CLUSTER, 1);
+    let [a, b] = [1, 2].map(|seed| cluster.join(seed, Role::Worker));
+    let meet = |client: &Node, server: &Node| {
+        shake_hands(
+            &mut client.client(Service::Member, server, NOW),
+            &mut server.server(Service::Member, NOW),
+        )
+    };
+    let role = Role::Worker;
+    for (standing, words) in [
+        (Standing::Left, "has left"),
+        (
+            // Its certificate begins an hour before.
+            Standing::Member { role, joined: NOW },
+            "of an earlier membership",
+        ),
+    ] {
+        cluster.set_standing(a.id, standing);
+        let (_, at_server) = meet(&a, &b);
+        assert!(refusal(at_server).contains(words));
+        let (at_client, _) = meet(&b, &a);
+        assert!(refusal(at_client).contains(words));
+    }
+    let validity = Validity::default();
+    let issued =
+        cluster
+            .authority
+            .issue_since(NOW, &a.key.public(), role, &validity, NOW, &mut rng(9));
+    a.own.renew(&issued.expect("issues")).expect("its own");
+    assert_eq!(meet(&a, &b), (Ok(()), Ok(())));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Keys stand in a file of their own ([`keys`]), which `keys` names.
 
 pub mod keys;
-mod schema;
+mod of;
+pub(crate) mod schema;
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,7 @@ use std::{
 
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
 
-pub use self::schema::{File, Settings};
+pub use self::schema::{File, MapSizes, Settings, XdpMode};
 use self::{keys::KeyEntry, schema as s};
 use super::desired::{
     DataPlane, Direction, Keying, LocalEndpoint, Network, Node, Peer, RemoteEndpoint, Route,

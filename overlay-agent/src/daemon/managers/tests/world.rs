@@ -32,10 +32,10 @@ use overlay_cluster::{
         epochs::{NewEpoch, RotationPolicy},
         member::{Contact, NodeKey as LogKey},
         names::{NodeName, SoftwareVersion},
-        roster::{Applicant, Standing as LogStanding},
+        roster::Applicant,
         settings::Settings,
         state::Cluster,
-        tokens::{Token, TokenHash, Tokens},
+        tokens::{Token, TokenSecret, Tokens},
     },
     rotation::{Acknowledgement, Digest},
     time::Timestamp,
@@ -103,7 +103,7 @@ fn applicant(n: u8) -> Applicant {
 
 pub fn tokens(n: u8) -> Tokens {
     let token = |n| Token {
-        hash: TokenHash::new([n; 32]),
+        secret: TokenSecret::new([n; TokenSecret::LEN]),
         expires: None,
     };
     Tokens {
@@ -195,6 +195,12 @@ impl Desktop {
     }
 }
 
+/// Of a node that the log does not have yet.
+fn told_as(role: Role) -> Standing {
+    let joined = Timestamp::from_millis(0);
+    Standing::Member { role, joined }
+}
+
 impl Members for Desktop {
     fn trust(&self) -> Arc<TrustBundle> {
         self.trust.clone()
@@ -206,10 +212,8 @@ impl Members for Desktop {
             .managers()
             .and_then(|managers| managers.with_log(|log| Some(log?.roster().standing(&node))));
         match in_log {
-            Some(LogStanding::Member { role, .. }) => Standing::Member(role),
-            Some(LogStanding::Evicted) => Standing::Evicted,
-            Some(LogStanding::Left) => Standing::Unknown,
-            _ => told.unwrap_or(Standing::Unknown),
+            None | Some(Standing::Unknown) => told.unwrap_or(Standing::Unknown),
+            Some(standing) => standing,
         }
     }
 }
@@ -368,6 +372,7 @@ impl World {
         let secrets = EpochSecrets::random(&mut rng(2));
         Genesis {
             cluster: CLUSTER,
+            authority: self.authority.clone(),
             manager: applicant(1),
             tokens: tokens(1),
             epoch: NewEpoch {
@@ -399,7 +404,8 @@ impl World {
         let now = Clock::now(&*self.time).expect("a time");
         let key = key(n).public();
         self.authority
-            .issue(
+            .issue_since(
+                now,
                 &key,
                 role,
                 &Validity::default(),
@@ -414,9 +420,7 @@ impl World {
         let certificate = self.certificate(n, role);
         let own = Arc::new(Own::new(key(n), &certificate).expect("its own"));
         let told = self.told.clone();
-        told.write()
-            .unwrap()
-            .insert(node(n), Standing::Member(role));
+        told.write().unwrap().insert(node(n), told_as(role));
         let desktop = Arc::new(Desktop {
             trust: Arc::new(TrustBundle::new(self.authority.root().clone())),
             told,
@@ -458,7 +462,7 @@ impl World {
 
     /// Node `n` joins by the managers' token, and waits for its promotion.
     pub async fn join(&mut self, n: u8) {
-        let token = TokenHash::new([101; 32]);
+        let token = tokens(1).manager.hash(CLUSTER);
         let applicant = applicant(n);
         let outcome = self.propose(Command::Join { token, applicant }).await;
         let Outcome::Joined { index, .. } = outcome else {

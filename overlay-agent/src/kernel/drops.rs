@@ -4,20 +4,20 @@ use std::{collections::BTreeMap, io};
 
 use serde::Serialize;
 
-use super::Failure;
-use crate::kernel::{
+use super::{
     features,
     firewall::{self, Counters},
     xfrm,
 };
 
-const BLOCK_POLICY: &str = "XfrmOutPolBlock";
+/// The kernel's counter of what a block policy stopped (Documentation/networking/xfrm_proc.rst).
+pub const BLOCK_POLICY: &str = "XfrmOutPolBlock";
 const LOCAL_INJECTION: &str = "local_injection";
 const STRAY: &str = "stray";
 
 /// A counter of this network namespace.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct KernelDrop {
+pub struct KernelDrop {
     /// The kernel's name of it, or that of the counter in table `inet overlay`.
     pub counter: String,
     /// `None` where nothing counts: no such counter in this kernel, or no firewall table of ours.
@@ -26,7 +26,17 @@ pub(super) struct KernelDrop {
     pub text: &'static str,
 }
 
-pub(super) async fn read() -> Result<Vec<KernelDrop>, Failure> {
+/// Why the counters cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Xfrm(#[from] xfrm::Error),
+    #[error(transparent)]
+    Firewall(#[from] firewall::Error),
+}
+
+/// What there is to count in this network namespace.
+pub async fn read() -> Result<Vec<KernelDrop>, Error> {
     let errors = match xfrm::errors() {
         Ok(errors) => errors,
         Err(xfrm::Error::Statistics { error, .. }) if error.kind() == io::ErrorKind::NotFound => {

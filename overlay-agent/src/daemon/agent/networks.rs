@@ -1,0 +1,208 @@
+//! Networks, as the API asks for them.
+
+use std::collections::BTreeMap;
+
+use overlay_cluster::{
+    id::NodeId,
+    log::{
+        command::{Command, Outcome},
+        networks::{Network as Logged, NetworkRequest},
+        state::Cluster,
+    },
+};
+use overlay_ebpf::abi::Vni;
+
+use super::{Agent, Running, errors, membership::not_open};
+use crate::{
+    api::{
+        ApiError, Code, Time,
+        network::{Blocks, Network, NetworkCreate, NetworkDetail, PruneRequest, Pruned},
+    },
+    daemon::managers::Managers,
+    kernel::routes,
+};
+
+impl Agent {
+    pub(super) fn list_networks(&self) -> Result<Vec<Network>, ApiError> {
+        let running = self.running()?;
+        Ok(known(&running).values().map(Network::from).collect())
+    }
+
+    pub(super) async fn do_create_network(
+        &self,
+        request: NetworkCreate,
+    ) -> Result<Network, ApiError> {
+        let running = self.running()?;
+        manager(&running)?;
+        let name = request.name.clone();
+        for subnet in &request.subnets {
+            check_routes(subnet.subnet).await?;
+        }
+        let created = propose(
+            &running,
+            Command::CreateNetwork(NetworkRequest::from(request)),
+        );
+        let vni = match created.await? {
+            Outcome::Created { vni } => vni,
+            _ => return Err(ApiError::unavailable(format!("network {name} is not there"))),
+        };
+        // Who asks next finds it.
+        let _later = running.node.refresh().await;
+        known(&running)
+            .get(&vni)
+            .map(Network::from)
+            .ok_or_else(|| ApiError::unavailable(format!("network {name} is made, and not seen yet")))
+    }
+
+    pub(super) fn inspect_network(&self, wanted: &str) -> Result<NetworkDetail, ApiError> {
+        let running = self.running()?;
+        let network = find(&running, wanted)?;
+        let view = running.node.view();
+        let names = |node: &NodeId| {
+            let peer = view.peers.get(node);
+            peer.map_or_else(|| node.to_string(), |peer| peer.name.to_string())
+        };
+        let blocks = match running.managers() {
+            Some(managers) => managers.with_log(|log| log.map(|log| blocks(log, network.vni))),
+            None => None,
+        };
+        let blocks = blocks.unwrap_or_else(|| {
+            let leases = view.leases.iter();
+            leases
+                .filter_map(|(node, of)| Some((*node, of.get(&network.vni)?.clone())))
+                .collect()
+        });
+        Ok(NetworkDetail {
+            network: Network::from(&network),
+            endpoints: self.endpoints_of(&running, Some(network.vni), true),
+            blocks: blocks
+                .into_iter()
+                .map(|(node, blocks)| Blocks {
+                    node: names(&node),
+                    blocks,
+                })
+                .collect(),
+        })
+    }
+
+    pub(super) async fn do_remove_network(&self, wanted: &str) -> Result<(), ApiError> {
+        let running = self.running()?;
+        let managers = manager(&running)?;
+        let network = find(&running, wanted)?;
+        let endpoints = count(&running, network.vni);
+        let discard = managers.with_log(|log| log.map(|log| log.blocks().count(network.vni)));
+        let command = Command::RemoveNetwork {
+            vni: network.vni,
+            endpoints,
+            discard: u32::try_from(discard.unwrap_or(0)).unwrap_or(u32::MAX),
+        };
+        propose(&running, command).await?;
+        let _later = running.node.refresh().await;
+        Ok(())
+    }
+
+    pub(super) async fn do_prune(&self, request: PruneRequest) -> Result<Pruned, ApiError> {
+        let running = self.running()?;
+        manager(&running)?;
+        let now = Time::now();
+        let known = known(&running);
+        let is_meant = |network: &&Logged| {
+            let age = Time(network.created).age(now).as_secs();
+            request.older_than_seconds.is_none_or(|least| age >= least)
+                && request
+                    .labels
+                    .iter()
+                    .all(|(key, value)| network.labels.get(key) == Some(value))
+        };
+        let candidates: Vec<Vni> = known
+            .values()
+            .filter(is_meant)
+            .map(|network| network.vni)
+            .filter(|vni| count(&running, *vni) == 0)
+            .collect();
+        if candidates.is_empty() {
+            return Ok(Pruned::default());
+        }
+        let pruned = match propose(&running, Command::PruneNetworks { candidates }).await? {
+            Outcome::Pruned { networks } => networks,
+            _ => Vec::new(),
+        };
+        let _later = running.node.refresh().await;
+        let name = |vni: &Vni| known.get(vni).map(|network| network.name.clone());
+        Ok(Pruned {
+            networks: pruned.iter().filter_map(name).collect(),
+        })
+    }
+}
+
+/// The managers, or why they cannot be asked here.
+pub(super) fn manager(running: &Running) -> Result<Managers, ApiError> {
+    running.managers().ok_or_else(|| not_open(running))
+}
+
+/// Puts a command in the log, wherever its leader is.
+pub(super) async fn propose(running: &Running, command: Command) -> Result<Outcome, ApiError> {
+    let proposed = running.upstream.propose(command).await;
+    proposed.map_err(|error| errors::upstream(&error))
+}
+
+/// All networks on a manager; on other nodes those that the node may host.
+fn known(running: &Running) -> BTreeMap<Vni, Logged> {
+    let all = running.managers().and_then(|managers| {
+        managers.with_log(|log| {
+            let networks = log?.networks().iter();
+            Some(networks.map(|network| (network.vni, network.clone())).collect())
+        })
+    });
+    all.unwrap_or_else(|| running.node.view().networks.clone())
+}
+
+/// A network by name, or else by VNI.
+fn find(running: &Running, wanted: &str) -> Result<Logged, ApiError> {
+    let mut known = known(running);
+    let by_name = known.values().find(|network| network.name.as_str() == wanted);
+    let vni = by_name.map(|network| network.vni).or_else(|| {
+        let vni = Vni::new(wanted.parse().ok()?).ok()?;
+        known.contains_key(&vni).then_some(vni)
+    });
+    vni.and_then(|vni| known.remove(&vni)).ok_or_else(|| {
+        ApiError::new(
+            Code::NotFound,
+            format!("there is no network {wanted}"),
+            "`overlay network ls` lists them",
+        )
+    })
+}
+
+/// Endpoints of a network on all nodes, as far as this one knows.
+fn count(running: &Running, vni: Vni) -> u32 {
+    let everybody = running.node.everybody();
+    let of = everybody.iter().filter(|(_, endpoint)| endpoint.vni == vni);
+    u32::try_from(of.count()).unwrap_or(u32::MAX)
+}
+
+fn blocks(log: &Cluster, vni: Vni) -> BTreeMap<NodeId, Vec<ipnet::IpNet>> {
+    let mut blocks: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (of, node, block) in log.blocks().held() {
+        if of == vni {
+            blocks.entry(node).or_default().push(block);
+        }
+    }
+    blocks
+}
+
+/// A subnet that this host reaches elsewhere would be cut off from it.
+async fn check_routes(subnet: ipnet::IpNet) -> Result<(), ApiError> {
+    let found = routes::overlapping(subnet).await;
+    match found.map_err(|error| errors::host(&error))? {
+        None => Ok(()),
+        Some(route) => Err(ApiError::new(
+            Code::Conflict,
+            format!(
+                "subnet {subnet} overlaps {}, which this host reaches by {}",
+                route.net, route.device
+            ),
+            "choose another subnet",
+        )),
+    }
+}

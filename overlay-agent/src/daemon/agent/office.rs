@@ -1,0 +1,141 @@
+//! What the control channel needs of this node: the managers' log if it has it, and the running node.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
+
+use ed25519_dalek::VerifyingKey;
+use futures_util::future::BoxFuture;
+use overlay_cluster::{
+    control::{
+        member::ProposeRefused,
+        raft::{RaftRefused, RaftRequest, RaftResponse},
+    },
+    gossip::anti_entropy::SyncError,
+    id::NodeId,
+    identity::{Role, authority::Validity},
+    log::{
+        command::{Command, Outcome},
+        state::Cluster,
+    },
+    rotation::{Acknowledgement, Digest},
+};
+use tokio::sync::watch;
+
+use crate::daemon::{
+    control::desk::Office,
+    managers::{Clock as _, HostClock, HostRandom, Liveness, Managers, Random as _},
+    node::Node,
+};
+
+/// The node, as other nodes ask it.
+pub struct Bureau {
+    own: NodeId,
+    node: OnceLock<Node>,
+    managers: RwLock<Option<Managers>>,
+    /// Never sends: a node without the log has no changes to tell.
+    silence: watch::Sender<u64>,
+}
+
+impl Bureau {
+    pub fn new(own: NodeId) -> Arc<Self> {
+        Arc::new(Self {
+            own,
+            node: OnceLock::new(),
+            managers: RwLock::new(None),
+            silence: watch::Sender::new(0),
+        })
+    }
+
+    /// The node runs.
+    pub fn open(&self, node: Node) {
+        // It is opened once.
+        let _already = self.node.set(node);
+    }
+
+    /// This node is a manager from now on, or no longer.
+    pub fn set_managers(&self, managers: Option<Managers>) -> Option<Managers> {
+        let mut held = self.managers.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut held, managers)
+    }
+
+    pub fn managers(&self) -> Option<Managers> {
+        let held = self.managers.read().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+}
+
+impl Liveness for Bureau {
+    fn alive(&self) -> BTreeSet<NodeId> {
+        self.node
+            .get()
+            .map_or_else(|| BTreeSet::from([self.own]), Node::alive)
+    }
+}
+
+impl Office for Bureau {
+    fn log(&self, read: &mut dyn FnMut(Option<&Cluster>)) {
+        match self.managers() {
+            Some(managers) => managers.log(read),
+            None => read(None),
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.managers()
+            .map_or_else(|| self.silence.subscribe(), |managers| managers.changes())
+    }
+
+    fn issue(&self, key: &VerifyingKey, role: Role) -> Result<Vec<u8>, String> {
+        let managers = self.managers().ok_or("this node is no manager")?;
+        let now = HostClock.now().ok_or("its clock cannot be read")?;
+        let mut rng = HostRandom.rng().map_err(|error| error.to_string())?;
+        managers.with_log(|log| {
+            let log = log.ok_or("this manager does not have the log yet")?;
+            log.issue(key, role, &Validity::default(), now, &mut rng)
+                .map_err(|error| error.to_string())
+        })
+    }
+
+    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Outcome, ProposeRefused>> {
+        Box::pin(async move {
+            match self.managers() {
+                Some(managers) => managers.propose(command).await,
+                None => Err(ProposeRefused::NoLeader(
+                    "the node that was asked is no manager".into(),
+                )),
+            }
+        })
+    }
+
+    fn acknowledged(&self, message: Acknowledgement) {
+        if let Some(node) = self.node.get()
+            && let Err(error) = node.acknowledged(message.from, &message)
+        {
+            tracing::debug!(from = %message.from, %error, "an acknowledgement is not taken");
+        }
+    }
+
+    fn reported(&self, node: NodeId, digest: Digest) {
+        if let Some(managers) = self.managers() {
+            managers.reported(node, digest);
+        }
+    }
+
+    fn sync(&self, peer: NodeId, message: &[u8]) -> Result<Vec<u8>, SyncError> {
+        self.node
+            .get()
+            .ok_or(SyncError::Unexpected)?
+            .answer_sync(peer, message)
+    }
+
+    fn raft(&self, from: NodeId, request: RaftRequest) -> BoxFuture<'_, RaftResponse> {
+        Box::pin(async move {
+            match self.managers() {
+                Some(managers) => managers.raft(from, request).await,
+                None => RaftResponse::Refused(RaftRefused::NoLog),
+            }
+        })
+    }
+}

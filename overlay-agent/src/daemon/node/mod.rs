@@ -1,0 +1,450 @@
+//! One node of a cluster, running: [`crate::member`] with sockets, clocks, disks, and the kernel.
+//!
+//! | part | does |
+//! |---|---|
+//! | [`upstream`] | asks the managers: the one on this host, or any that answers |
+//! | [`calls`] | speaks with peers: acknowledgements, anti-entropy |
+//! | [`applier`] | makes the kernel hold what is wanted, on a thread of its own |
+//! | [`keep`] | keeps on disk what the next start needs |
+//! | [`events`], [`status`] | for people |
+
+pub mod applier;
+mod attaching;
+mod calls;
+pub mod clock;
+pub mod events;
+mod keep;
+mod shared;
+pub mod status;
+mod tasks;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod upstream;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use overlay_cluster::{
+    gossip::{
+        anti_entropy::SyncError,
+        envelope::BootNonce,
+        record::{Body, Endpoint},
+    },
+    id::NodeId,
+    log::{command::Command, view::View},
+    rotation::{self, Acknowledgement, RotationError},
+};
+use rand::Rng as _;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use tokio::{
+    net::UdpSocket,
+    sync::{broadcast, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use self::{
+    applier::{Applier, DataPath, path::HostPath},
+    keep::Keep,
+    shared::Shared,
+};
+pub use self::{
+    attaching::{AttachError, DetachError},
+    events::{Event, What},
+    status::Status,
+    upstream::{Upstream, UpstreamError},
+};
+use crate::{
+    daemon::{dns::names::Names, members::LiveMembers},
+    dataplane::desired::{DataPlane, LocalEndpoint},
+    kernel::host::Directories,
+    member::{Member, MemberError, Settings},
+    plan::{self, HostSettings},
+    state::{
+        StateError, endpoints,
+        last_desired::LastDesired,
+        membership::{Membership, Stored},
+    },
+};
+
+/// Tasks have ended within it, or are cut.
+const END: Duration = Duration::from_secs(10);
+/// Bytes that the socket of gossip may hold: a burst of a thousand nodes.
+const SOCKET: usize = 4 << 20;
+
+/// What a node starts from.
+pub struct Setup {
+    pub stored: Stored,
+    pub membership: Membership,
+    pub directories: Directories,
+    pub host: HostSettings,
+    pub rotation: rotation::Settings,
+    /// Where gossip listens: the advertised address, or all of a family. `[::]` takes both families.
+    pub listen: SocketAddr,
+    pub upstream: Upstream,
+    /// The members whom TLS lets in.
+    pub known: Arc<LiveMembers>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(
+        "cannot listen for gossip at UDP {address}: {error}; the address must be one of this host, and the port free"
+    )]
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    #[error("cannot take the data path over: {0}")]
+    DataPath(String),
+    #[error("the endpoints of the agent before cannot be told to the others: {0}")]
+    Publish(#[from] overlay_cluster::gossip::engine::PublishError),
+}
+
+/// Why a node has not left.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaveError {
+    #[error("the managers have not let this node leave: {0}")]
+    Upstream(#[from] UpstreamError),
+    #[error(
+        "this node has left, and its data path is not all gone: {0}; `overlay dataplane clear`"
+    )]
+    DataPath(String),
+    #[error("this node has left, and its files are not all gone: {0}")]
+    State(#[from] StateError),
+}
+
+/// A running node. Clones are the same one.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+    running: Arc<Mutex<Option<Running>>>,
+}
+
+struct Running {
+    tasks: JoinSet<()>,
+    applier: Applier,
+    stop: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Starts the node of this host: takes over what an earlier agent left, listens, and tells the
+    /// others.
+    pub async fn start(setup: Setup) -> Result<Self, StartError> {
+        let directories = setup.directories.clone();
+        let initial = empty(&setup)?;
+        Self::start_with(setup, move || HostPath::new(directories, initial)).await
+    }
+
+    /// The same over another kernel.
+    pub async fn start_with<P: DataPath>(
+        setup: Setup,
+        path: impl FnOnce() -> P + Send + 'static,
+    ) -> Result<Self, StartError> {
+        let Setup {
+            stored,
+            membership,
+            directories,
+            host,
+            rotation,
+            listen,
+            upstream,
+            known,
+        } = setup;
+        let socket = bind(listen).map_err(|error| StartError::Listen {
+            address: listen,
+            error,
+        })?;
+        let newest = membership.newest_epoch()?;
+        let generation = membership.start()?;
+        let before = endpoints::read(&directories.run)?;
+        let believed = remembered(&directories, &stored.view);
+        let (applier, found, begin) = Applier::start(path).await.map_err(StartError::DataPath)?;
+
+        let clock = clock::Clock::start();
+        let mut rng = rand::rng();
+        let (mut boot, mut seed) = ([0; 16], [0; 32]);
+        rng.fill_bytes(&mut boot);
+        rng.fill_bytes(&mut seed);
+        let settings = Settings {
+            key: stored.key.signing_key().clone(),
+            generation,
+            boot: BootNonce::from_bytes(boot),
+            seed,
+            newest,
+            host,
+            rotation,
+        };
+        let view = Arc::new(stored.view.clone());
+        let mut member = Member::new(settings, stored.view, clock.now())?;
+        for (peer, (sas, transmit)) in found {
+            member.adopt(peer, &sas, transmit);
+        }
+        member.adopt_endpoints(before, clock.now())?;
+        member.remember(believed, clock.now());
+        member.announce(clock.now(), &mut rng)?;
+        drop(rng);
+
+        known.take_view(&view);
+        upstream.follow(&view);
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(Shared::new(
+            member,
+            shared::Parts {
+                clock,
+                socket,
+                keep: Keep::new(membership, directories.run),
+                upstream,
+                known,
+                orders: applier.orders.clone(),
+                view,
+                stopped,
+            },
+        ));
+        let of_kernel = Arc::downgrade(&shared);
+        begin.tell(move |news| {
+            if let Some(shared) = of_kernel.upgrade() {
+                shared.news(news);
+            }
+        });
+        // What the start asks for.
+        shared.with(|_, _, _| ());
+        let tasks = tasks::start(&shared);
+        Ok(Self {
+            shared,
+            running: Arc::new(Mutex::new(Some(Running {
+                tasks,
+                applier,
+                stop,
+            }))),
+        })
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.view().node
+    }
+
+    /// The view of the managers' log that the node has.
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.borrow().clone()
+    }
+
+    /// It, and each that comes.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.shared.view.subscribe()
+    }
+
+    /// The endpoints of this node.
+    pub fn endpoints(&self) -> Vec<LocalEndpoint> {
+        self.shared.look(|member| member.endpoints().to_vec())
+    }
+
+    /// The endpoints of all nodes that are believed, these ones among them: what a name server knows.
+    /// One of which gossip has not told yet has no name.
+    pub fn everybody(&self) -> Vec<(NodeId, Endpoint)> {
+        self.shared.look(|member| {
+            let own = member.view().node;
+            let others = member.believed().endpoints();
+            let mine = member.gossip().store().of(own);
+            let mine = mine.filter_map(|signed| match signed.record().content.body() {
+                Some(Body::Endpoint(endpoint)) => Some((own, endpoint.clone())),
+                _ => None,
+            });
+            mine.chain(others.map(|(node, endpoint)| (*node, endpoint.clone())))
+                .collect()
+        })
+    }
+
+    /// A peer has said it over its own connection.
+    pub fn acknowledged(
+        &self,
+        peer: NodeId,
+        message: &Acknowledgement,
+    ) -> Result<(), RotationError> {
+        self.shared
+            .with(|member, now, rng| member.acknowledged(peer, message, now, rng))
+    }
+
+    /// The answer to a peer's message of anti-entropy.
+    pub fn answer_sync(&self, peer: NodeId, message: &[u8]) -> Result<Vec<u8>, SyncError> {
+        self.shared
+            .with(|member, now, rng| member.answer_sync(peer, message, now, rng))
+    }
+
+    /// The nodes that are up, as far as gossip knows, this one among them.
+    pub fn alive(&self) -> BTreeSet<NodeId> {
+        self.shared.look(|member| {
+            let mut up = member.gossip().membership().up().clone();
+            up.insert(member.view().node);
+            up
+        })
+    }
+
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// The latest events, and all that come.
+    pub fn events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        self.shared.events.follow()
+    }
+
+    /// Other settings of this host.
+    pub fn set_host(&self, host: HostSettings) {
+        self.shared
+            .with(|member, now, rng| member.set_host(host, now, rng));
+    }
+
+    /// Pulls what has changed now, and returns when this node has it.
+    pub async fn refresh(&self) -> Result<(), UpstreamError> {
+        self.shared.pull().await
+    }
+
+    /// What came of each attempt to make the kernel hold what is wanted. A change of endpoints, of this
+    /// node or of others, ends in one.
+    pub fn outcomes(&self) -> watch::Receiver<Arc<applier::Outcome>> {
+        self.shared.outcome.subscribe()
+    }
+
+    /// Why the kernel does not have the endpoint with this host-side device, if so.
+    pub fn refused(&self, device: &str) -> Option<String> {
+        self.shared.outcome.borrow().refused.get(device).cloned()
+    }
+
+    /// The names of the networks that this node hosts endpoints of.
+    pub fn names(&self) -> Names {
+        self.shared.look(|member| {
+            Names::of(member.view(), member.endpoints().iter(), member.believed())
+        })
+    }
+
+    /// Leaves the cluster: tells managers and peers, takes everything out of the kernel, forgets the
+    /// membership, and stops.
+    pub async fn leave(&self) -> Result<(), LeaveError> {
+        let node = self.id();
+        match self.shared.upstream.propose(Command::Leave { node }).await {
+            // It has left already, as an earlier attempt wanted.
+            Ok(_) | Err(UpstreamError::PutOut(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.shared.with(|member, now, rng| {
+            member.leave(now);
+            member.removed(now, rng);
+        });
+        let cleared = self.shared.orders.clear().await;
+        self.stop().await;
+        self.shared.keep.forget()?;
+        cleared
+            .unwrap_or_else(|_| Err("the data path has ended".to_owned()))
+            .map_err(LeaveError::DataPath)
+    }
+
+    /// Stops the agent's part: what is in the kernel stays and works.
+    pub async fn stop(&self) {
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Running {
+            mut tasks,
+            applier,
+            stop,
+        }) = running
+        else {
+            return;
+        };
+        self.shared.with(|member, now, _| member.leave(now));
+        stop.send_replace(true);
+        let all_ended = async { while tasks.join_next().await.is_some() {} };
+        if timeout(END, all_ended).await.is_err() {
+            tracing::warn!("tasks of the node are cut");
+        }
+        tasks.shutdown().await;
+        applier.stop().await;
+        self.shared.keep_now().await;
+    }
+}
+
+/// A data plane of nothing, with the settings that the cluster and the host have.
+fn empty(setup: &Setup) -> Result<DataPlane, StartError> {
+    let view = &setup.stored.view;
+    let own = view
+        .peers
+        .get(&view.node)
+        .ok_or(MemberError::NotAMember(view.node))?;
+    Ok(DataPlane {
+        node: plan::node(own),
+        settings: plan::settings(&view.settings, &setup.host),
+        networks: Default::default(),
+        peers: Default::default(),
+        local_endpoints: Vec::new(),
+        remote_endpoints: Vec::new(),
+    })
+}
+
+/// The endpoints of others that the agent before this one had in the kernel. Without that record they
+/// come by gossip.
+fn remembered(directories: &Directories, view: &View) -> Vec<(NodeId, Endpoint)> {
+    let read = LastDesired::read(&directories.run).map_err(|error| error.to_string());
+    let last = read.and_then(|last| {
+        let desired = last.map(|last| last.desired()).transpose();
+        desired.map_err(|error| error.to_string())
+    });
+    let last = last.unwrap_or_else(|error| {
+        tracing::warn!(%error, "traffic to other nodes stops until they have told of their endpoints");
+        None
+    });
+    let owners: BTreeMap<_, _> = view
+        .peers
+        .iter()
+        .map(|(id, peer)| (peer.index, *id))
+        .collect();
+    let endpoints = last.into_iter().flat_map(|last| last.remote_endpoints);
+    endpoints
+        .filter_map(|endpoint| {
+            let remembered = Endpoint {
+                vni: endpoint.vni,
+                mac: endpoint.mac,
+                ips: endpoint.addresses,
+                // The kernel knows none.
+                name: String::new(),
+            };
+            Some((*owners.get(&endpoint.peer)?, remembered))
+        })
+        .collect()
+}
+
+/// The socket of gossip. One at `[::]` takes IPv4, too.
+fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = rustix::net::socket_with(
+        family,
+        SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+        None,
+    )?;
+    if address.is_ipv6() {
+        let all = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        sockopt::set_ipv6_v6only(&socket, !all)?;
+    }
+    // Without it bursts lose datagrams, and anti-entropy repairs that.
+    let _smaller = sockopt::set_socket_recv_buffer_size(&socket, SOCKET);
+    rustix::net::bind(&socket, &address)?;
+    UdpSocket::from_std(std::net::UdpSocket::from(socket))
+}
