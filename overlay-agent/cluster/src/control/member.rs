@@ -165,7 +165,8 @@ pub enum ProposeRefused {
     /// There is no leader: nothing was done.
     #[error("the managers have no leader ({0}): more than half of them must reach each other")]
     NoLeader(String),
-    /// It would leave fewer managers that answer than a majority of those that are left.
+    /// The managers cannot bear it: it would leave no majority of them, or is too long. Nothing was
+    /// done.
     #[error("{0}")]
     Majority(String),
 }

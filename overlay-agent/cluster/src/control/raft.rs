@@ -243,3 +243,170 @@ pub fn check(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{
+        control::{
+            message::{self, MessageError},
+            samples::{CLUSTER, World, node},
+        },
+        id::{EpochName, Generation},
+        log::{command::Command, samples::tokens},
+    };
+
+    fn index(n: u32) -> PeerIndex {
+        PeerIndex::new(n).expect("an index")
+    }
+
+    fn head(from: u32, incarnation: u32) -> Head {
+        let log = Some(LogOf {
+            cluster: CLUSTER,
+            incarnation,
+        });
+        Head {
+            log,
+            from: index(from),
+            to: index(1),
+        }
+    }
+
+    fn digest(sequence: u64) -> Digest {
+        Digest {
+            generation: Generation(sequence),
+            sequence,
+            epoch: EpochName {
+                incarnation: 0,
+                number: 1,
+                hash: [1; 8],
+            },
+            secrets: true,
+            peers: 0,
+            ready: 0,
+            laggards: Vec::new(),
+            oldest: None,
+            exhausted: None,
+        }
+    }
+
+    prop_compose! {
+        fn any_request()(
+            kind in 0..4,
+            bytes in vec(any::<u8>(), 0..600),
+            (from, to) in (1..=PeerIndex::MAX, 1..=PeerIndex::MAX),
+            incarnation: Option<u32>,
+            sequence: u64,
+        ) -> RaftRequest {
+            let head = Head {
+                log: incarnation.map(|incarnation| LogOf { cluster: CLUSTER, incarnation }),
+                from: index(from),
+                to: index(to),
+            };
+            let body = Body::new(bytes.into());
+            match kind {
+                0 => RaftRequest::Append { head, body },
+                1 => RaftRequest::Vote { head, body },
+                2 => RaftRequest::Snapshot { head, body },
+                _ => RaftRequest::Digests {
+                    head,
+                    digests: vec![ReportedDigest { node: node(2), digest: digest(sequence) }; 3],
+                },
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn requests_are_read_as_they_are_written(request in any_request()) {
+            let bytes = message::encode(&request).expect("short");
+            prop_assert_eq!(message::decode::<RaftRequest>(&bytes).as_ref(), Ok(&request));
+            for len in 0..bytes.len() {
+                prop_assert!(message::decode::<RaftRequest>(&bytes[..len]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_messages_fit_and_longer_ones_do_not() {
+        let request = |len| RaftRequest::Append {
+            head: head(PeerIndex::MAX, u32::MAX),
+            body: Body::new(vec![0; len].into()),
+        };
+        assert!(message::encode(&request(MAX_BODY)).is_ok());
+        let long = message::encode(&request(MAX_BODY + 100));
+        assert!(matches!(long, Err(MessageError::TooLong { .. })));
+        // One command, with room for what raft says of it.
+        const { assert!(Command::MAX_LEN + 1024 < MAX_BODY) };
+        let digests = |count| RaftRequest::Digests {
+            head: head(2, 0),
+            digests: vec![
+                ReportedDigest {
+                    node: node(2),
+                    digest: digest(u64::MAX),
+                };
+                count
+            ],
+        };
+        assert!(message::encode(&digests(MAX_DIGESTS)).is_ok());
+        let many = message::encode(&digests(MAX_DIGESTS + 1)).expect("short");
+        let many = message::decode::<RaftRequest>(&many);
+        assert!(matches!(many, Err(MessageError::Unsound { .. })));
+    }
+
+    #[test]
+    fn debug_prints_no_byte_of_a_body() {
+        let request = RaftRequest::Append {
+            head: head(2, 0),
+            body: Body::new(vec![0xab; 3].into()),
+        };
+        let text = format!("{request:?}");
+        assert!(
+            text.contains("Body(3 bytes)") && !text.contains("171"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_manager_listens_to_managers_of_its_own_log() {
+        let mut world = World::new();
+        world.admit(2, &world.manager.clone());
+        let heard = |world: &World, head: Head, from: u8| {
+            check(&head, node(from), index(1), world.state.cluster())
+        };
+        assert_eq!(heard(&world, head(2, 0), 2), Ok(()));
+        // Its log may lag: TLS knows of node 3.
+        assert_eq!(heard(&world, head(3, 0), 3), Ok(()));
+        let fresh = Head {
+            log: None,
+            ..head(2, 0)
+        };
+        assert_eq!(heard(&world, fresh, 2), Ok(()));
+        assert_eq!(check(&head(2, 9), node(2), index(1), None), Ok(()));
+
+        let refusals = [
+            (head(2, 1), 2, "removes its state"),
+            (head(1, 0), 2, "that is another"),
+            (
+                Head {
+                    to: index(4),
+                    ..head(2, 0)
+                },
+                2,
+                "for manager 4",
+            ),
+        ];
+        for (head, from, words) in refusals {
+            let refused = heard(&world, head, from).expect_err(words).to_string();
+            assert!(refused.contains(words), "{refused}");
+        }
+        world.apply(Command::Evict {
+            node: node(2),
+            tokens: tokens(9),
+        });
+        let refused = heard(&world, head(2, 0), 2);
+        assert_eq!(refused, Err(RaftRefused::NotMember { node: node(2) }));
+    }
+}

@@ -14,12 +14,14 @@ use overlay_cluster::{
         raft::{Body, Head, LogOf, RaftRefused, RaftRequest, RaftResponse, ReportedDigest},
         renew::{RenewRefused, RenewRequest, RenewResponse},
     },
-    id::{EpochName, NodeId},
+    id::{ClusterId, EpochName, Generation, NodeId},
     log::{
         command::{Command, Outcome},
         view::Version,
     },
+    rotation::Digest,
 };
+use overlay_ebpf::abi::PeerIndex;
 
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]) -> bool);
@@ -77,7 +79,44 @@ pub fn made_now() -> Vec<(&'static str, Vec<u8>)> {
         ("join_response", bytes(&refused))
     };
     let other_key = RenewRefused::OtherKey { node, other: node };
+    let index = |index| PeerIndex::new(index).expect("an index");
+    let here = LogOf {
+        cluster: ClusterId::from_bytes([7; 16]),
+        incarnation: 1,
+    };
+    let head = Head {
+        log: Some(here),
+        from: index(1),
+        to: index(2),
+    };
+    let body = || Body::new(vec![1; 40].into());
+    let raft = |request: RaftRequest| ("raft_request", bytes(&request));
+    let raft_answer = |response: RaftResponse| ("raft_response", bytes(&response));
+    let digest = Digest {
+        generation: Generation(3),
+        sequence: 300,
+        epoch,
+        secrets: true,
+        peers: 2,
+        ready: 2,
+        laggards: Vec::new(),
+        oldest: None,
+        exhausted: None,
+    };
     vec![
+        raft(RaftRequest::Append { head, body: body() }),
+        raft(RaftRequest::Vote { head, body: body() }),
+        raft(RaftRequest::Snapshot { head, body: body() }),
+        raft(RaftRequest::Digests {
+            head: Head { log: None, ..head },
+            digests: vec![ReportedDigest { node, digest }; 2],
+        }),
+        raft_answer(RaftResponse::Append(body())),
+        raft_answer(RaftResponse::Heard),
+        raft_answer(RaftResponse::Refused(RaftRefused::OtherLog {
+            here,
+            there: here,
+        })),
         join_refused(JoinRefused::Busy),
         join_refused(JoinRefused::Request("damaged".into())),
         (

@@ -268,3 +268,215 @@ pub fn managers(log: &Cluster) -> BTreeMap<u64, Address> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use overlay_cluster::{
+        id::Generation,
+        keys::EpochSecrets,
+        log::epochs::{NewEpoch, RotationPolicy},
+        secret::Secret,
+    };
+    use overlay_ebpf::abi::Epoch;
+    use proptest::{collection::btree_set, prelude::*};
+
+    use super::*;
+
+    fn address(n: u64) -> Address {
+        let n = u8::try_from(n).expect("a byte");
+        Address {
+            node: NodeId::from_bytes([n; 16]),
+            control: ([192, 0, 2, n], 7946).into(),
+        }
+    }
+
+    fn voting(managers: &[u64], voters: &[u64], answering: &[u64]) -> Voting {
+        Voting {
+            own: voters[0],
+            managers: managers.iter().map(|id| (*id, address(*id))).collect(),
+            voters: voters.iter().copied().collect(),
+            learners: BTreeSet::new(),
+            joint: false,
+            answering: answering.iter().copied().collect(),
+            caught_up: voters.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn a_manager_gets_the_log_first_and_a_vote_when_it_has_all_of_it() {
+        let mut now = voting(&[1, 2], &[1], &[1, 2]);
+        assert_eq!(voters(&now), VoterStep::AddLearner(2, address(2)));
+        now.learners.insert(2);
+        assert_eq!(voters(&now), VoterStep::Nothing);
+        now.caught_up.insert(2);
+        assert_eq!(voters(&now), VoterStep::Promote(2));
+        now.answering.remove(&2);
+        assert_eq!(voters(&now), VoterStep::Hold(Held::Promote(2)));
+        now.managers.remove(&2);
+        assert_eq!(voters(&now), VoterStep::Forget(2));
+    }
+
+    #[test]
+    fn who_is_no_manager_loses_its_vote_and_the_leader_goes_last() {
+        let mut now = voting(&[2, 3], &[1, 2, 3, 4], &[1, 2, 3, 4]);
+        assert_eq!(voters(&now), VoterStep::TakeOut(4));
+        now.voters.remove(&4);
+        assert_eq!(voters(&now), VoterStep::TakeOut(1));
+        now.joint = true;
+        assert_eq!(voters(&now), VoterStep::FinishChange);
+    }
+
+    #[test]
+    fn who_is_needed_for_a_majority_keeps_its_vote_with_the_reason() {
+        // Manager 3 is down: 1 and 3 would be left.
+        let mut now = voting(&[1, 3], &[1, 2, 3], &[1, 2]);
+        assert_eq!(voters(&now), VoterStep::Hold(Held::TakeOut(2)));
+        let needed = without(&now, 2).expect_err("needed");
+        assert!(needed.to_string().contains("only 1 of the 2"), "{needed}");
+        // Down and out of office: it goes, and then the other one.
+        now.managers.remove(&3);
+        assert_eq!(voters(&now), VoterStep::TakeOut(3));
+        let alone = voting(&[1], &[1], &[1]);
+        assert_eq!(without(&alone, 1), Err(Needed::Last));
+    }
+
+    proptest! {
+        /// Whatever the leader sees, a step leaves a majority that answers, if there was one.
+        #[test]
+        fn no_step_loses_the_majority(
+            managers in btree_set(1..=7u64, 1..=7),
+            voting_now in btree_set(1..=7u64, 1..=7),
+            learning in btree_set(1..=7u64, 0..=7),
+            answering in btree_set(1..=7u64, 0..=7),
+            caught_up in btree_set(1..=7u64, 0..=7),
+            leader: prop::sample::Index,
+        ) {
+            let own = *leader.get(&voting_now.iter().copied().collect::<Vec<_>>());
+            let mut now = Voting {
+                own,
+                managers: managers.iter().map(|id| (*id, address(*id))).collect(),
+                learners: &learning - &voting_now,
+                voters: voting_now,
+                joint: false,
+                answering: &answering | &BTreeSet::from([own]),
+                caught_up,
+            };
+            if !now.has_majority(&now.voters) {
+                return Ok(());
+            }
+            // The leader's own vote can go only if the rest go on without it.
+            for _ in 0..40 {
+                match voters(&now) {
+                    VoterStep::Nothing | VoterStep::Hold(_) => break,
+                    VoterStep::FinishChange => unreachable!("nothing was begun"),
+                    VoterStep::AddLearner(id, address) => {
+                        prop_assert_eq!(now.managers.get(&id), Some(&address));
+                        prop_assert!(now.learners.insert(id));
+                    }
+                    VoterStep::Promote(id) => {
+                        prop_assert!(now.learners.remove(&id));
+                        now.voters.insert(id);
+                    }
+                    VoterStep::TakeOut(id) => {
+                        prop_assert!(!now.managers.contains_key(&id));
+                        prop_assert!(now.voters.remove(&id));
+                    }
+                    VoterStep::Forget(id) => prop_assert!(now.learners.remove(&id)),
+                }
+                prop_assert!(now.has_majority(&now.voters), "{now:?}");
+            }
+            let next = voters(&now);
+            prop_assert!(matches!(next, VoterStep::Nothing | VoterStep::Hold(_)), "{next:?}");
+            if now.answering.len() == 7 && now.caught_up.len() == 7 {
+                prop_assert!(now.voters.iter().eq(now.managers.keys()));
+            }
+        }
+    }
+
+    fn epoch(number: u32) -> NewEpoch {
+        let secrets = EpochSecrets {
+            gossip: Secret::new([number as u8; 32]),
+            data: Secret::new([number as u8 + 100; 32]),
+        };
+        NewEpoch {
+            name: secrets.name(0, number),
+            secrets,
+        }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_secs(1_800_000_000 + seconds)
+    }
+
+    fn peer(n: u32) -> PeerIndex {
+        PeerIndex::new(n).expect("an index")
+    }
+
+    fn digest(epoch: EpochName, exhausted: Option<u32>) -> Digest {
+        Digest {
+            generation: Generation(1),
+            sequence: 1,
+            epoch,
+            secrets: true,
+            peers: 1,
+            ready: 1,
+            laggards: Vec::new(),
+            oldest: None,
+            exhausted: exhausted.map(Epoch::new),
+        }
+    }
+
+    #[test]
+    fn epochs_go_by_the_log_and_by_who_is_ready() {
+        let policy = RotationPolicy::default();
+        let interval = policy.interval.as_secs();
+        let (first, second) = (epoch(1).name, epoch(2).name);
+        let mut record = Epochs::new(at(0), epoch(1), policy).expect("a first epoch");
+        let live = BTreeSet::from([peer(1), peer(2)]);
+        let mut digests = BTreeMap::new();
+        let step = |record: &Epochs, now, digests: &_| epochs(record, at(now), &live, digests);
+
+        let until = at(interval);
+        assert_eq!(step(&record, 0, &digests), EpochStep::Wait { until });
+        let due = EpochStep::Stage(Reason::Schedule);
+        assert_eq!(step(&record, interval, &digests), due);
+        // An SA of an epoch that is over counts for nothing.
+        digests.insert(peer(1), digest(first, Some(0)));
+        assert_eq!(step(&record, 0, &digests), EpochStep::Wait { until });
+        digests.insert(peer(1), digest(first, Some(1)));
+        let due = EpochStep::Stage(Reason::Volume);
+        assert_eq!(step(&record, 0, &digests), due);
+
+        let staged = record.stage(at(10), first, epoch(2), Reason::Volume);
+        staged.expect("stages");
+        let until = at(10).saturating_add(policy.deadline);
+        assert_eq!(step(&record, 11, &digests), EpochStep::Wait { until });
+        digests.insert(peer(1), digest(second, None));
+        assert_eq!(step(&record, 11, &digests), EpochStep::Wait { until });
+        let late = 10 + policy.deadline.as_secs();
+        let over = EpochStep::Activate(second, Readiness::Deadline);
+        assert_eq!(step(&record, late, &digests), over);
+        digests.insert(peer(2), digest(second, None));
+        let all = EpochStep::Activate(second, Readiness::All);
+        assert_eq!(step(&record, 11, &digests), all);
+        assert_eq!(step(&record, late, &digests), all);
+        // A third one that is ready and not alive changes nothing, one that is alive does.
+        let third: BTreeSet<_> = live.iter().copied().chain([peer(3)]).collect();
+        let waits = epochs(&record, at(11), &third, &digests);
+        assert_eq!(waits, EpochStep::Wait { until });
+
+        let activated = record.activate(at(20), second, Readiness::All);
+        activated.expect("activates");
+        let until = at(20).saturating_add(policy.grace);
+        assert_eq!(step(&record, 21, &digests), EpochStep::Wait { until });
+        let over = 20 + policy.grace.as_secs();
+        assert_eq!(step(&record, over, &digests), EpochStep::Retire(first));
+        record.retire(at(over), first).expect("retires");
+        record.evicted();
+        let due = EpochStep::Stage(Reason::Eviction);
+        assert_eq!(step(&record, over, &digests), due);
+        assert!(policy.urgent_deadline > Duration::ZERO);
+    }
+}

@@ -51,6 +51,8 @@ impl Inner {
     /// Stages, activates and retires epochs.
     pub(super) async fn keep_epochs(self: Arc<Self>) {
         let mut changes = self.reader.changes();
+        // What was said of a step that does not succeed, so that it is said once.
+        let mut said = String::new();
         loop {
             self.wake(&mut changes, async {
                 self.reports.heard.notified().await;
@@ -62,9 +64,16 @@ impl Inner {
             {
                 let what = describe(&command);
                 match self.write(command).await {
-                    Ok(_) => tracing::info!("{what}"),
+                    Ok(_) => {
+                        said.clear();
+                        tracing::info!("{what}");
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "not carried out: {what}");
+                        let error = error.to_string();
+                        if error != said {
+                            tracing::warn!(%error, "not carried out: {what}");
+                            said = error;
+                        }
                         sleep(self.setup.timing.tick).await;
                         break;
                     }

@@ -71,7 +71,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(250),
+            heartbeat: Duration::from_millis(300),
             election: (Duration::from_millis(1500), Duration::from_secs(3)),
             tick: Duration::from_millis(500),
             propose: Duration::from_secs(10),

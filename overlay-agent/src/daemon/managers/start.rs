@@ -135,12 +135,15 @@ impl Inner {
 
     /// A manager that is alone needs not wait whether another one leads.
     async fn lead_alone(&self) -> Result<(), ManagersError> {
-        if self.voters() == [id(self.setup.index)].into() {
-            self.raft
-                .trigger()
-                .elect()
-                .await
-                .map_err(|error| ManagersError::Raft(error.to_string()))?;
+        let own = id(self.setup.index);
+        let stopped = |error: &dyn std::fmt::Display| ManagersError::Raft(error.to_string());
+        let alone = self.raft.with_raft_state(move |state| {
+            let membership = state.membership_state.effective();
+            membership.voter_ids().eq([own])
+        });
+        if alone.await.map_err(|error| stopped(&error))? {
+            let elected = self.raft.trigger().elect().await;
+            elected.map_err(|error| stopped(&error))?;
         }
         Ok(())
     }
@@ -290,9 +293,18 @@ pub async fn restore(
         backup,
     )
     .await?;
-    let managers = start(setup).await?;
-    let done = begin_again(&managers.0, next, tokens, others).await;
-    Ok(managers.or_shutdown(done).await?.0)
+    let path = setup.store.clone();
+    let begun = async {
+        let managers = start(setup).await?;
+        let done = begin_again(&managers.0, next, tokens, others).await;
+        Ok::<_, ManagersError>(managers.or_shutdown(done).await?.0)
+    };
+    let begun = begun.await;
+    if begun.is_err() {
+        // It must not go on in the incarnation of the backup.
+        forget(&path)?;
+    }
+    begun
 }
 
 fn after(

@@ -69,7 +69,8 @@ fn is_of(vote: &openraft::Vote<u64>, from: PeerIndex) -> bool {
 
 fn membership_fault(membership: &Membership<u64, openraft::BasicNode>) -> Option<&'static str> {
     let configs = membership.get_joint_config();
-    if configs.len() > 2 || configs.iter().any(|config| config.is_empty()) {
+    let sizes = 1..=2;
+    if !sizes.contains(&configs.len()) || configs.iter().any(|config| config.is_empty()) {
         return Some("its managers cannot be");
     }
     if membership.nodes().count() > MAX_MANAGERS {
@@ -162,5 +163,190 @@ impl Received for Chunked {
 
     fn fault(&self, _: PeerIndex) -> Option<&'static str> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use openraft::{CommittedLeaderId, Entry, LogId, SnapshotMeta, StoredMembership};
+    use overlay_cluster::{id::NodeId, log::command::Command, time::Timestamp};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::daemon::store::Proposal;
+
+    fn manager(n: u32) -> PeerIndex {
+        PeerIndex::new(n).expect("an index")
+    }
+
+    fn log_id(index: u64) -> LogId<u64> {
+        LogId::new(CommittedLeaderId::new(3, 1), index)
+    }
+
+    fn managers(ids: &[u64]) -> Membership<u64, openraft::BasicNode> {
+        let node = |id: &u64| {
+            let address = Address {
+                node: NodeId::from_bytes([*id as u8; 16]),
+                control: ([192, 0, 2, *id as u8], 7946).into(),
+            };
+            (*id, address.to_raft())
+        };
+        let voters = BTreeSet::from_iter(ids.iter().copied());
+        Membership::new(
+            vec![voters],
+            ids.iter().map(node).collect::<BTreeMap<_, _>>(),
+        )
+    }
+
+    fn append(entries: u64) -> Append {
+        let command = Command::Leave {
+            node: NodeId::from_bytes([4; 16]),
+        };
+        let proposal = |index| Entry {
+            log_id: log_id(index),
+            payload: EntryPayload::Normal(Proposal {
+                at: Timestamp::from_secs(5),
+                command: command.clone(),
+            }),
+        };
+        let mut entries: Vec<_> = (8..8 + entries).map(proposal).collect();
+        if let Some(last) = entries.last_mut() {
+            last.payload = EntryPayload::Membership(managers(&[1, 2, 3]));
+        }
+        Append {
+            vote: openraft::Vote::new_committed(3, 1),
+            prev_log_id: Some(log_id(7)),
+            entries,
+            leader_commit: Some(log_id(6)),
+        }
+    }
+
+    fn chunk() -> Chunk {
+        Chunk {
+            vote: openraft::Vote::new_committed(3, 1),
+            meta: SnapshotMeta {
+                last_log_id: Some(log_id(6)),
+                last_membership: StoredMembership::new(Some(log_id(1)), managers(&[1])),
+                snapshot_id: "3-1-6".into(),
+            },
+            offset: 1 << 20,
+            data: vec![5; 1000],
+            done: true,
+        }
+    }
+
+    fn vote() -> Vote {
+        Vote::new(openraft::Vote::new(4, 1), Some(log_id(7)))
+    }
+
+    fn fault<T: Received + Serialize>(message: &T, from: u32) -> Option<String> {
+        let body = encode(message).expect("short");
+        decode::<T>(&body, manager(from))
+            .err()
+            .map(|it| it.to_string())
+    }
+
+    #[test]
+    fn messages_are_read_as_they_are_written() {
+        let body = encode(&append(3)).expect("short");
+        let again: Append = decode(&body, manager(1)).expect("good");
+        assert_eq!(encode(&again), Ok(body));
+        let body = encode(&chunk()).expect("short");
+        assert_eq!(decode::<Chunk>(&body, manager(1)), Ok(chunk()));
+        let body = encode(&vote()).expect("short");
+        assert_eq!(decode::<Vote>(&body, manager(1)), Ok(vote()));
+        let answer: Chunked = Ok(InstallSnapshotResponse {
+            vote: openraft::Vote::new(4, 1),
+        });
+        let body = encode(&answer).expect("short");
+        assert_eq!(decode::<Chunked>(&body, manager(1)), Ok(answer));
+    }
+
+    #[test]
+    fn nobody_speaks_for_another_manager() {
+        for fault in [fault(&append(1), 2), fault(&vote(), 2), fault(&chunk(), 2)] {
+            assert!(fault.expect("refused").contains("who sends it"));
+        }
+        let mut decided = vote();
+        decided.vote.committed = true;
+        assert!(fault(&decided, 1).expect("refused").contains("decided"));
+    }
+
+    #[test]
+    fn what_openraft_would_believe_is_checked() {
+        let mut gap = append(3);
+        gap.entries.remove(1);
+        assert!(fault(&gap, 1).expect("refused").contains("follow"));
+        let mut nobody = append(2);
+        let voter = vec![BTreeSet::from([1])];
+        nobody.entries[1].payload = EntryPayload::Membership(Membership::new(
+            voter,
+            BTreeMap::from([(1, openraft::BasicNode::new("192.0.2.1:7946"))]),
+        ));
+        assert!(fault(&nobody, 1).expect("refused").contains("node id"));
+        let mut empty = append(1);
+        empty.entries[0].payload = EntryPayload::Membership(Membership::default());
+        assert!(fault(&empty, 1).expect("refused").contains("cannot be"));
+        empty.entries[0].payload = EntryPayload::Membership(Membership::new(
+            vec![BTreeSet::new()],
+            BTreeMap::<u64, openraft::BasicNode>::new(),
+        ));
+        assert!(fault(&empty, 1).expect("refused").contains("cannot be"));
+        let mut far = chunk();
+        far.offset = u64::MAX;
+        assert!(fault(&far, 1).expect("refused").contains("behind the end"));
+        let long = Chunk {
+            data: vec![0; MAX_BODY],
+            ..chunk()
+        };
+        assert!(encode(&long).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_refused_or_read_without_panic(
+            mut bytes in vec(any::<u8>(), 0..300),
+            from in 1..4u32,
+            versioned: bool,
+        ) {
+            if versioned && !bytes.is_empty() {
+                bytes[0] = VERSION;
+            }
+            any_message(bytes, from);
+        }
+
+        #[test]
+        fn changed_messages_are_refused_or_read_without_panic(
+            which in 0..3,
+            changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            from in 1..4u32,
+        ) {
+            let body = match which {
+                0 => encode(&append(3)),
+                1 => encode(&chunk()),
+                _ => encode(&vote()),
+            };
+            let mut bytes = body.expect("short").as_bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            any_message(bytes, from);
+        }
+    }
+
+    fn any_message(bytes: Vec<u8>, from: u32) {
+        let body = Body::new(bytes.into());
+        let from = manager(from);
+        if let Ok(message) = decode::<Append>(&body, from) {
+            assert_eq!(message.vote.leader_id.node_id, id(from));
+        }
+        let _ = decode::<Chunk>(&body, from);
+        let _ = decode::<Vote>(&body, from);
+        let _ = decode::<Appended>(&body, from);
+        let _ = decode::<Voted>(&body, from);
+        let _ = decode::<Chunked>(&body, from);
     }
 }

@@ -97,7 +97,7 @@ async fn another_manager_leads_when_the_leader_dies_and_nothing_decided_is_lost(
     world.restart(leader).await;
     world
         .wait("the dead is back", |world| {
-            world.log(leader, lanes_of) == Some(6)
+            world.seen(leader, lanes_of) == Some(Some(6))
         })
         .await;
     world.stop().await;

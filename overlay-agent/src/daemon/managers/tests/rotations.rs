@@ -8,10 +8,7 @@ use overlay_cluster::log::{
 };
 use overlay_ebpf::abi::{Epoch, PeerIndex};
 
-use super::{
-    super::*,
-    world::{World, node, policy},
-};
+use super::world::{World, node, policy};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_by_schedule_goes_on_under_the_next_leader() {
@@ -43,7 +40,9 @@ async fn a_rotation_by_schedule_goes_on_under_the_next_leader() {
         .await;
     world.restart(leader).await;
     world
-        .wait("all know", |world| world.epoch(leader) == world.epoch(next))
+        .wait("all know", |world| {
+            world.seen(leader, |log| log.epochs().current()) == Some(world.epoch(next))
+        })
         .await;
     // No other rotation was begun.
     world.log(next, |log| assert_eq!(log.epochs().newest(), 2));

@@ -32,14 +32,12 @@ use overlay_cluster::{
         epochs::{NewEpoch, RotationPolicy},
         member::{Contact, NodeKey as LogKey},
         names::{NodeName, SoftwareVersion},
-        networks::Networks,
         roster::Applicant,
         settings::Settings,
         state::Cluster,
         tokens::{Token, TokenSecret, Tokens},
     },
     rotation::{Acknowledgement, Digest},
-    secret::Secret,
     time::Timestamp,
 };
 use overlay_ebpf::abi::PeerIndex;
@@ -563,6 +561,12 @@ impl World {
     pub fn log<T>(&self, n: u8, read: impl FnOnce(&Cluster) -> T) -> T {
         let managers = self.nodes[&n].managers();
         managers.with_log(|log| read(log.expect("a cluster")))
+    }
+
+    /// The same, once the node has a log.
+    pub fn seen<T>(&self, n: u8, read: impl FnOnce(&Cluster) -> T) -> Option<T> {
+        let managers = self.nodes[&n].managers();
+        managers.with_log(|log| log.map(read))
     }
 
     pub fn epoch(&self, n: u8) -> EpochName {
