@@ -116,8 +116,8 @@ mod tests {
     fn endpoints_come_back_as_they_were_and_a_damaged_file_is_named() {
         let directory = Directory::new();
         assert_eq!(read(directory.path()).unwrap(), []);
-        let mut endpoints = vec![testing::local(0, 1), testing::local(1, 2)];
-        endpoints[0].routes = vec![testing::route(1, Some(3)), testing::route(2, None)];
+        let mut endpoints = vec![testing::local(4096, 1), testing::local(4097, 2)];
+        endpoints[0].routes = vec![testing::route(4096, Some(3)), testing::route(4097, None)];
         endpoints[1].netns = desired::NetnsRef::Pid(7);
         write(directory.path(), endpoints.iter()).unwrap();
         assert_eq!(read(directory.path()).unwrap(), endpoints);

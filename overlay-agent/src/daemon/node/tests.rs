@@ -207,7 +207,11 @@ struct Log {
 
 impl Log {
     fn apply(&self, command: Command) -> Result<Decided, ProposeRefused> {
-        let outcome = self.state.write().unwrap().apply(NOW, command)?;
+        self.apply_at(NOW, command)
+    }
+
+    fn apply_at(&self, time: Timestamp, command: Command) -> Result<Decided, ProposeRefused> {
+        let outcome = self.state.write().unwrap().apply(time, command)?;
         self.changes.send_modify(|revision| *revision += 1);
         Ok(outcome)
     }
@@ -694,7 +698,10 @@ fn a_rotation_reaches_every_node_at_once_and_a_manager_that_is_away_is_waited_fo
         .await;
         world
             .log
-            .apply(Command::RetireEpoch { expected: before })
+            .apply_at(
+                NOW.saturating_add(LONG),
+                Command::RetireEpoch { expected: before },
+            )
             .unwrap();
         world.start(1).await;
         eventually("it catches up", || {

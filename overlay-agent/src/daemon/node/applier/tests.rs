@@ -318,7 +318,7 @@ fn figures_of_attaching_and_of_many_remote_endpoints() {
         let mut lab = Lab::new(PEERS as u8).await;
         let containers = Containers::new(250);
         lab.applied();
-        let mut attach = |lab: &mut Lab, numbers: std::ops::Range<usize>| -> Vec<Duration> {
+        let attach = |lab: &mut Lab, numbers: std::ops::Range<usize>| -> Vec<Duration> {
             numbers
                 .map(|number| {
                     lab.desired
