@@ -7,7 +7,7 @@ use std::str::FromStr as _;
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query as Question},
-    rr::{Name, RData, Record, RecordType},
+    rr::{Name, RData, Record, RecordType, rdata},
 };
 use overlay_agent::daemon::dns::{
     answer::{MAX_UDP, Query, Transport, Verdict, decide},
@@ -128,7 +128,7 @@ pub fn made_now() -> Vec<(&'static str, Vec<u8>)> {
     said.add_answer(Record::from_rdata(
         name,
         60,
-        RData::A(std::net::Ipv4Addr::new(203, 0, 113, 1).into()),
+        RData::A(rdata::A::new(203, 0, 113, 1)),
     ));
     vec![
         ("query", bytes(&message("web.", RecordType::A))),

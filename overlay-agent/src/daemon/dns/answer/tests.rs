@@ -294,7 +294,7 @@ fn elsewhere(query: &Query) -> Message {
     answer.add_answer(Record::from_rdata(
         name,
         60,
-        RData::A([203, 0, 113, 1].into()),
+        RData::A(rdata::A::new(203, 0, 113, 1)),
     ));
     answer
 }
@@ -306,7 +306,7 @@ fn what_is_forwarded_has_another_number_and_only_what_is_understood() {
     message.add_additional(Record::from_rdata(
         Name::root(),
         0,
-        RData::A([192, 0, 2, 1].into()),
+        RData::A(rdata::A::new(192, 0, 2, 1)),
     ));
     message.edns = Some(edns(true));
     let query = forwarded(&message, Transport::Udp);
@@ -364,7 +364,7 @@ fn answer_that_is_longer_than_the_client_takes_is_asked_for_over_tcp() {
         long.add_answer(Record::from_rdata(
             name,
             60,
-            RData::A([203, 0, 113, n].into()),
+            RData::A(rdata::A::new(203, 0, 113, n)),
         ));
     }
     let long = long.to_vec().unwrap();

@@ -2,7 +2,7 @@ use std::{net::Ipv4Addr, str::FromStr as _};
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode},
-    rr::{Name, RData, Record, RecordType},
+    rr::{Name, RData, Record, RecordType, rdata},
 };
 use tokio::net::TcpListener;
 
@@ -32,7 +32,7 @@ fn answer(query: &[u8], last: u8) -> Message {
     answer.add_answer(Record::from_rdata(
         name,
         60,
-        RData::A([203, 0, 113, last].into()),
+        RData::A(rdata::A::new(203, 0, 113, last)),
     ));
     answer
 }
