@@ -50,7 +50,7 @@ mod tests {
     use crate::{cli, daemon};
 
     fn definitions() -> [Command; 2] {
-        [cli::definition(), daemon::command::definition()]
+        [cli::command(), daemon::command::definition()]
     }
 
     /// Names of the pages of a command and all that is below it.
