@@ -99,10 +99,16 @@ fn rotations_under_load_lose_and_repeat_nothing() -> Result<()> {
     ensure!(result.duplicates == 0, "{result:?}");
     sealed(&wire)?;
     let slots: BTreeSet<u32> = wire.esp_headers().map(|esp| esp.spi & 0xfff).collect();
-    ensure!(slots.len() > ROTATIONS as usize, "slots on the wire: {slots:?}");
+    ensure!(
+        slots.len() > ROTATIONS as usize,
+        "slots on the wire: {slots:?}"
+    );
     for node in [1, 2] {
         let epoch = cluster.epoch(node)?;
-        ensure!(epoch == before + ROTATIONS, "node {node} is in epoch {epoch}");
+        ensure!(
+            epoch == before + ROTATIONS,
+            "node {node} is in epoch {epoch}"
+        );
         let now = xfrm_errors(&cluster, node)?;
         ensure!(now == errors[node as usize - 1], "node {node}: {now}");
     }
@@ -188,7 +194,10 @@ fn an_evicted_node_can_neither_read_nor_inject_and_the_others_do_not_notice() ->
     result.lossless().with_context(|| cluster.explain())?;
     capture.stop()?.complete()?;
     // It comes back neither by its certificate nor by the token that it knew.
-    ensure!(cluster.token(1, "worker")? != token, "the token was not rotated");
+    ensure!(
+        cluster.token(1, "worker")? != token,
+        "the token was not rotated"
+    );
     let status = cluster.status(3)?;
     ensure!(status["state"] == "evicted", "{status}");
     for node in [1, 2] {

@@ -129,7 +129,10 @@ fn three_managers_survive_their_leader_and_take_it_back() -> Result<()> {
         other,
         &["network", "create", "--subnet", "10.8.0.0/24", "red"],
     )?;
-    println!("a network was made {:?} after the leader's end", started.elapsed());
+    println!(
+        "a network was made {:?} after the leader's end",
+        started.elapsed()
+    );
     // Workers hear of it from whoever answers.
     cluster.sees(4, "red")?;
     cluster.agent_mut(leader)?.start()?;
@@ -154,8 +157,13 @@ fn three_managers_survive_their_leader_and_take_it_back() -> Result<()> {
     })?;
     cluster.agent_mut(leader)?.start()?;
     cluster.agent_mut(third)?.start()?;
-    eventually(SETTLE, || cluster.overlay(other, &["network", "create", "late"]))?;
-    stream.stop()?.lossless().with_context(|| cluster.explain())?;
+    eventually(SETTLE, || {
+        cluster.overlay(other, &["network", "create", "late"])
+    })?;
+    stream
+        .stop()?
+        .lossless()
+        .with_context(|| cluster.explain())?;
     Ok(())
 }
 
@@ -260,7 +268,11 @@ fn who_may_not_join_is_told_why_on_both_sides() -> Result<()> {
 /// The token with one character of its secret changed.
 fn flip(token: &str) -> String {
     let at = token.len() / 2;
-    let other = if token.as_bytes()[at] == b'A' { 'B' } else { 'A' };
+    let other = if token.as_bytes()[at] == b'A' {
+        'B'
+    } else {
+        'A'
+    };
     format!("{}{other}{}", &token[..at], &token[at + 1..])
 }
 
@@ -280,35 +292,66 @@ fn networks_and_endpoints_are_refused_with_the_clash_named() -> Result<()> {
     let with = |more: &[&'static str]| -> Vec<&str> {
         create.iter().copied().chain(more.iter().copied()).collect()
     };
-    refused(&cluster, &with(&["--subnet", "10.7.0.128/25", "x"]), &["10.7.0.128/25", "green"])?;
+    refused(
+        &cluster,
+        &with(&["--subnet", "10.7.0.128/25", "x"]),
+        &["10.7.0.128/25", "green"],
+    )?;
     refused(&cluster, &with(&["green"]), &["green"])?;
     // The wire's own subnet: this host would lose it.
     let wire = format!("{}/24", cluster.address(1)?);
-    let net: String = wire.rsplit_once('.').map_or(String::new(), |(net, _)| format!("{net}.0/24"));
-    refused(&cluster, &["network", "create", "--subnet", &net, "x"], &[&net, "this host reaches"])?;
-    refused(&cluster, &with(&["--subnet", "10.9.0.1/24", "x"]), &["10.9.0.0/24"])?;
+    let net: String = wire
+        .rsplit_once('.')
+        .map_or(String::new(), |(net, _)| format!("{net}.0/24"));
+    refused(
+        &cluster,
+        &["network", "create", "--subnet", &net, "x"],
+        &[&net, "this host reaches"],
+    )?;
+    refused(
+        &cluster,
+        &with(&["--subnet", "10.9.0.1/24", "x"]),
+        &["10.9.0.0/24"],
+    )?;
     refused(&cluster, &with(&["--driver", "bridge", "x"]), &["bridge"])?;
     refused(&cluster, &with(&["--opt", "unknown=1", "x"]), &["unknown"])?;
-    refused(&cluster, &["network", "rm", "--yes", "nothing"], &["nothing"])?;
+    refused(
+        &cluster,
+        &["network", "rm", "--yes", "nothing"],
+        &["nothing"],
+    )?;
     refused(&cluster, &["network", "rm", "green"], &["--yes"])?;
 
-    cluster.create("managed", &["--attachable=false", "--subnet", "10.9.0.0/24"])?;
+    cluster.create(
+        "managed",
+        &["--attachable=false", "--subnet", "10.9.0.0/24"],
+    )?;
     let netns = cluster.lab.netns("a")?.name().to_owned();
     refused(
         &cluster,
-        &["endpoint", "attach", "managed", "--netns", &netns, "--name", "a"],
+        &[
+            "endpoint", "attach", "managed", "--netns", &netns, "--name", "a",
+        ],
         &["managed"],
     )?;
     cluster.attach("a", "managed", &["--managed"])?;
-    refused(&cluster, &["network", "rm", "--yes", "managed"], &["endpoint"])?;
     refused(
         &cluster,
-        &["endpoint", "attach", "green", "--netns", "nowhere", "--name", "x"],
+        &["network", "rm", "--yes", "managed"],
+        &["endpoint"],
+    )?;
+    refused(
+        &cluster,
+        &[
+            "endpoint", "attach", "green", "--netns", "nowhere", "--name", "x",
+        ],
         &["nowhere"],
     )?;
     refused(
         &cluster,
-        &["endpoint", "attach", "green", "--netns", &netns, "--name", "x", "--ip", "10.7.0.1"],
+        &[
+            "endpoint", "attach", "green", "--netns", &netns, "--name", "x", "--ip", "10.7.0.1",
+        ],
         &["10.7.0.1"],
     )?;
     cluster.attach("b", "green", &["--ip", "10.7.0.77"])?;
@@ -321,10 +364,17 @@ fn nobody_but_root_and_the_group_asks_the_agent() -> Result<()> {
     let cluster = Cluster::up(nodes(&["a"]))?;
     let agent = cluster.agent(1)?;
     let mode = std::fs::metadata(agent.socket())?.permissions().mode() & 0o777;
-    ensure!(matches!(mode, 0o600 | 0o660), "the socket has mode {mode:o}");
+    ensure!(
+        matches!(mode, 0o600 | 0o660),
+        "the socket has mode {mode:o}"
+    );
     for path in [agent.state(), agent.run()] {
         let mode = std::fs::metadata(&path)?.permissions().mode() & 0o077;
-        ensure!(mode & 0o022 == 0, "{} may be written by others", path.display());
+        ensure!(
+            mode & 0o022 == 0,
+            "{} may be written by others",
+            path.display()
+        );
     }
     // The directories above keep others out; here they may come as far as the socket.
     for directory in agent.socket().ancestors().skip(1).take(3) {
@@ -371,7 +421,8 @@ fn a_storm_of_joins_is_answered() -> Result<()> {
             })
             .collect();
         for join in joins {
-            join.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            join.join()
+                .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
         }
         anyhow::Ok(())
     })?;
@@ -389,7 +440,10 @@ fn a_storm_of_joins_is_answered() -> Result<()> {
         .flatten()
         .filter_map(|one| one["index"].as_u64())
         .collect();
-    ensure!(indices.len() == NODES as usize, "an index is given twice: {all}");
+    ensure!(
+        indices.len() == NODES as usize,
+        "an index is given twice: {all}"
+    );
     Ok(())
 }
 

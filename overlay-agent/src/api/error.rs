@@ -115,7 +115,9 @@ impl ApiError {
     /// An error of this project's own: its text ends with a colon and the remedy, if it has one.
     pub fn from_error(code: Code, error: &impl fmt::Display) -> Self {
         let text = error.to_string();
-        let parts = text.split_once("; remedy: ").or_else(|| text.rsplit_once(": "));
+        let parts = text
+            .split_once("; remedy: ")
+            .or_else(|| text.rsplit_once(": "));
         match parts {
             Some((message, remedy)) if !message.is_empty() && !remedy.is_empty() => {
                 Self::new(code, message, remedy)
@@ -198,7 +200,8 @@ mod tests {
             error.to_string(),
             "subnet fd00::/64 overlaps fd00::/48 of network a: choose another"
         );
-        let error = ApiError::conflict(&"network a: closed: no IPsec; remedy: `overlay doctor` says: more");
+        let error =
+            ApiError::conflict(&"network a: closed: no IPsec; remedy: `overlay doctor` says: more");
         assert_eq!(error.message, "network a: closed: no IPsec");
         assert_eq!(error.remedy, "`overlay doctor` says: more");
         let error = ApiError::conflict(&"no more");

@@ -3,10 +3,7 @@ use std::collections::BTreeMap;
 use overlay_ebpf::abi::{MacAddr, NetworkFlags, SaDirection};
 use serde::Serialize;
 
-use super::{
-    Failure, Format, Outcome,
-    table,
-};
+use super::{Failure, Format, Outcome, table};
 use crate::{
     dataplane::{
         desired::{DataPlane, Settings},

@@ -41,7 +41,8 @@ use self::{
 pub async fn run(mut configured: Configured) -> anyhow::Result<()> {
     let mut service = Service::start().context("watch for signals")?;
     let config = configured.config();
-    let access = Access::with_group(config.api.group.as_str()).context("look the API's group up")?;
+    let access =
+        Access::with_group(config.api.group.as_str()).context("look the API's group up")?;
     let socket = Socket::bind(&config.api.socket, &access)
         .await
         .context("serve the local API")?;

@@ -166,10 +166,13 @@ pub async fn overlapping(subnet: IpNet) -> Result<Option<Route>, Error> {
 
 /// Where a route of the main table leads, unless it is a default route.
 fn destination(route: &RouteMessage) -> Option<IpNet> {
-    let table = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
+    let table = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
     let main = u32::from(RouteHeader::RT_TABLE_MAIN);
     if table.unwrap_or_else(|| route.header.table.into()) != main
         || route.header.destination_prefix_length == 0
@@ -231,7 +234,8 @@ mod tests {
             let mut route = RouteMessage::default();
             route.header.table = table;
             route.header.destination_prefix_length = length;
-            let address = address.map(|v4| RouteAttribute::Destination(RouteAddress::Inet(v4.into())));
+            let address =
+                address.map(|v4| RouteAttribute::Destination(RouteAddress::Inet(v4.into())));
             route.attributes.extend(address);
             destination(&route)
         };

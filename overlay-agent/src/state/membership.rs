@@ -197,7 +197,15 @@ impl Membership {
     /// Forgets the cluster, the key last: a node that was interrupted here forgets the rest the next
     /// time.
     pub fn forget(&self) -> Result<(), StateError> {
-        for name in [VIEW, EPOCH, ROOTS, CERTIFICATE_FILE, GENERATION, LISTEN, KEY] {
+        for name in [
+            VIEW,
+            EPOCH,
+            ROOTS,
+            CERTIFICATE_FILE,
+            GENERATION,
+            LISTEN,
+            KEY,
+        ] {
             atomic_file::remove(&self.path(name))?;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! What the agent keeps on disk: used keys for good, the rest until a reboot.
 
 mod atomic_file;
-pub mod endpoints;
 pub mod backup;
+pub mod endpoints;
 pub mod key_file;
 pub mod last_desired;
 pub mod manager;

@@ -11,8 +11,8 @@ use aya_ebpf::{
 use overlay_ebpf::abi::{
     ABI_VERSION, Address, AddressKey, Config, CounterKey, Endpoint, EndpointKey, FloodKey,
     FloodTarget, LocalPort, LocalPortKey, Membership, MembershipKey, Network, NetworkKey,
-    PacketCount, Peer, PeerKey, PeerStats, Route, SecurityAssociation, SecurityAssociationKey, Vtep,
-    VtepKey,
+    PacketCount, Peer, PeerKey, PeerStats, Route, SecurityAssociation, SecurityAssociationKey,
+    Vtep, VtepKey,
 };
 
 /// Memory follows use, not size.
@@ -111,7 +111,11 @@ pub struct OfPeer(Option<NonNull<PeerStats>>);
 
 #[inline(always)]
 pub fn of_peer(peer: u32) -> OfPeer {
-    OfPeer(PEER_STATS.get_ptr_mut(PeerKey { peer }).and_then(NonNull::new))
+    OfPeer(
+        PEER_STATS
+            .get_ptr_mut(PeerKey { peer })
+            .and_then(NonNull::new),
+    )
 }
 
 impl OfPeer {

@@ -15,7 +15,12 @@ use overlay_ebpf::{
     },
 };
 
-use super::{frame::Frame, maps, report::Drop, words::{equal, mapped}};
+use super::{
+    frame::Frame,
+    maps,
+    report::Drop,
+    words::{equal, mapped},
+};
 
 /// Bytes that [`classify`] reads at the most.
 pub const MAX_LEN: usize = 14 + 40 + 8 + 8;

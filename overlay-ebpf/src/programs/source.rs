@@ -12,7 +12,11 @@ use overlay_ebpf::{
     },
 };
 
-use super::{frame::Frame, maps, words::{equal, mapped}};
+use super::{
+    frame::Frame,
+    maps,
+    words::{equal, mapped},
+};
 
 /// The network-layer source of the frame whose payload begins at `L3`, if it is all that there is to
 /// check: not of ICMPv6, which may advertise an address, nor of what extension headers may hide.

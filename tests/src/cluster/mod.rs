@@ -64,7 +64,11 @@ impl Cluster {
         cluster.init(1, &[])?;
         for node in 2..=all {
             cluster.agent_mut(node)?.start()?;
-            let role = if node <= managers { "manager" } else { "worker" };
+            let role = if node <= managers {
+                "manager"
+            } else {
+                "worker"
+            };
             cluster.join(node, 1, role)?;
         }
         Ok(cluster)
@@ -198,7 +202,14 @@ impl Cluster {
         let interface = format!("eth{number}");
         // A network that was made a moment ago on another node.
         let mut arguments = vec![
-            "endpoint", "attach", network, "--netns", &netns, "--name", container, "--interface",
+            "endpoint",
+            "attach",
+            network,
+            "--netns",
+            &netns,
+            "--name",
+            container,
+            "--interface",
             &interface,
         ];
         arguments.extend(more);
@@ -216,7 +227,11 @@ impl Cluster {
             let known = self.json(node, &["network", "ls"])?;
             let named = |one: &&Value| one["name"] == network;
             ensure!(
-                known.as_array().into_iter().flatten().any(|one| named(&one)),
+                known
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|one| named(&one)),
                 "node {node} does not know network {network}: {known}"
             );
             Ok(())
@@ -338,7 +353,9 @@ pub fn resolve(netns: &crate::lab::Netns, name: &str) -> Result<Vec<IpAddr>> {
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
         socket.send_to(&question, "127.0.0.11:53")?;
         let mut answer = vec![0; 2048];
-        let len = socket.recv(&mut answer).context("no answer of the resolver")?;
+        let len = socket
+            .recv(&mut answer)
+            .context("no answer of the resolver")?;
         answer.truncate(len);
         Ok(answer)
     })??;

@@ -60,7 +60,11 @@ fn success(command: &Command, output: Output) -> Result<String> {
 }
 
 /// As [`run`], with this on its standard input.
-pub fn run_with_input(command: &mut Command, input: Option<&str>, limit: Duration) -> Result<Output> {
+pub fn run_with_input(
+    command: &mut Command,
+    input: Option<&str>,
+    limit: Duration,
+) -> Result<Output> {
     let mut running = Running::start(command, input.is_some())?;
     if let (Some(text), Some(mut stdin)) = (input, running.child.stdin.take()) {
         stdin

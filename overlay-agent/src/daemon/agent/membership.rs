@@ -83,13 +83,13 @@ impl Agent {
         beginning: Beginning,
     ) -> Result<Arc<Running>, ApiError> {
         let own = stored.view.peers.get(&stored.view.node);
-        let control = own
-            .map(|own| own.contact.control)
-            .ok_or_else(|| ApiError::new(
+        let control = own.map(|own| own.contact.control).ok_or_else(|| {
+            ApiError::new(
                 Code::Internal,
                 "the view of the cluster that this node kept does not have it",
                 "give the membership up with `overlay leave --force`, and join again",
-            ))?;
+            )
+        })?;
         let kept = files.listen().map_err(|error| errors::host(&error))?;
         let listen = kept.unwrap_or_else(|| self.listen(control));
         let started = Running::start(&self.options, files, stored, listen, beginning);
@@ -114,7 +114,10 @@ impl Agent {
     }
 
     /// Makes a cluster of this host alone.
-    pub(super) async fn do_init(self: &Arc<Self>, request: InitRequest) -> Result<Initialised, ApiError> {
+    pub(super) async fn do_init(
+        self: &Arc<Self>,
+        request: InitRequest,
+    ) -> Result<Initialised, ApiError> {
         let _turn = self.turning.lock().await;
         self.check_free()?;
         let contact = self.contact(&request.advertise, request.listen)?;
@@ -127,9 +130,15 @@ impl Agent {
         if let Some(seconds) = request.key_rotation_interval_seconds {
             policy.interval = Duration::from_secs(seconds);
         }
-        policy.check().map_err(|error| ApiError::bad_request(&error))?;
-        settings.check().map_err(|error| ApiError::bad_request(&error))?;
-        contact.check().map_err(|error| ApiError::bad_request(&error))?;
+        policy
+            .check()
+            .map_err(|error| ApiError::bad_request(&error))?;
+        settings
+            .check()
+            .map_err(|error| ApiError::bad_request(&error))?;
+        contact
+            .check()
+            .map_err(|error| ApiError::bad_request(&error))?;
 
         let (now, mut rng) = (now()?, rng()?);
         let files = self.files();
@@ -243,7 +252,10 @@ impl Agent {
             };
             let joiner = Joiner {
                 key,
-                name: request.name.clone().unwrap_or_else(|| self.options.name.clone()),
+                name: request
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| self.options.name.clone()),
                 contact: self.contact(&advertise, request.listen)?,
                 labels: request.labels.clone(),
             };
@@ -284,7 +296,8 @@ impl Agent {
                 "name the one that other nodes reach (`--advertise`)",
             ));
         };
-        let families = [true, false].map(|v4| advertise.iter().filter(move |ip| ip.is_ipv4() == v4));
+        let families =
+            [true, false].map(|v4| advertise.iter().filter(move |ip| ip.is_ipv4() == v4));
         if families.into_iter().any(|of| of.count() > 1) {
             return Err(ApiError::new(
                 Code::BadRequest,
@@ -321,7 +334,9 @@ impl Agent {
                 .forget()
                 .map_err(|error| errors::host(&error))?;
         }
-        self.files().forget().map_err(|error| errors::host(&error))?;
+        self.files()
+            .forget()
+            .map_err(|error| errors::host(&error))?;
         self.set(Part::None);
         Ok(())
     }
@@ -406,8 +421,7 @@ impl Agent {
     pub(super) fn do_rotate_unlock_key(&self) -> Result<UnlockKey, ApiError> {
         let running = self.running()?;
         let mut rng = rng()?;
-        let rotated =
-            running.with_key(|key| running.files().rotate_unlock_key(key, &mut rng));
+        let rotated = running.with_key(|key| running.files().rotate_unlock_key(key, &mut rng));
         let key = rotated
             .ok_or_else(|| not_open(&running))?
             .map_err(|error| ApiError::conflict(&error))?;
@@ -437,7 +451,10 @@ impl Agent {
         if running.manager_state() == ManagerState::Worker {
             return Err(ApiError::not_manager());
         }
-        let lock = running.files().lock().map_err(|error| errors::host(&error))?;
+        let lock = running
+            .files()
+            .lock()
+            .map_err(|error| errors::host(&error))?;
         Ok(UnlockKey {
             autolock: lock == Lock::Unlock,
             key: None,
@@ -460,7 +477,10 @@ impl Agent {
     }
 
     /// Makes this node the only manager of the cluster in a backup.
-    pub(super) async fn do_restore(self: &Arc<Self>, request: RestoreRequest) -> Result<Own, ApiError> {
+    pub(super) async fn do_restore(
+        self: &Arc<Self>,
+        request: RestoreRequest,
+    ) -> Result<Own, ApiError> {
         let _turn = self.turning.lock().await;
         let files = self.files();
         let Some(mut stored) = files.load().map_err(|error| errors::host(&error))? else {
@@ -492,7 +512,9 @@ impl Agent {
         // The key of a locked state is the operator's: the new state has another, and says so.
         let was_locked = manager.lock().is_ok_and(|lock| lock == Lock::Unlock);
         if was_locked {
-            tracing::warn!("autolock is off after a restore: turn it on with `overlay autolock on`");
+            tracing::warn!(
+                "autolock is off after a restore: turn it on with `overlay autolock on`"
+            );
         }
         manager.forget().map_err(|error| errors::host(&error))?;
         let created = manager
@@ -505,9 +527,12 @@ impl Agent {
             None => Tokens::random(now, None, &mut rng),
         };
         let beginning = Beginning::Restore(Box::new(state), tokens, created.key);
-        let running = self.run(files, stored, beginning).await.inspect_err(|error| {
-            self.set(Part::Broken(error.to_string()));
-        })?;
+        let running = self
+            .run(files, stored, beginning)
+            .await
+            .inspect_err(|error| {
+                self.set(Part::Broken(error.to_string()));
+            })?;
         own(&running)
     }
 }
@@ -537,7 +562,8 @@ where
 
 /// What keeps a node from leaving, unless it is forced.
 fn check_leave(running: &Running) -> Result<(), ApiError> {
-    let refuse = |message: String, remedy: &str| Err(ApiError::new(Code::Conflict, message, remedy));
+    let refuse =
+        |message: String, remedy: &str| Err(ApiError::new(Code::Conflict, message, remedy));
     let endpoints = running.node.endpoints().len();
     if endpoints > 0 {
         return refuse(
@@ -627,7 +653,10 @@ pub(super) fn own(running: &Running) -> Result<Own, ApiError> {
 
 /// Control addresses of managers, to join at.
 pub(super) fn managers(view: &View) -> Vec<SocketAddr> {
-    let managers = view.peers.values().filter(|peer| peer.role == Role::Manager);
+    let managers = view
+        .peers
+        .values()
+        .filter(|peer| peer.role == Role::Manager);
     managers.map(|peer| peer.contact.control).collect()
 }
 
@@ -659,4 +688,3 @@ fn address_towards(manager: SocketAddr) -> Result<IpAddr, ApiError> {
         )
     })
 }
-

@@ -44,14 +44,17 @@ impl Agent {
         );
         let vni = match created.await? {
             Outcome::Created { vni } => vni,
-            _ => return Err(ApiError::unavailable(format!("network {name} is not there"))),
+            _ => {
+                return Err(ApiError::unavailable(format!(
+                    "network {name} is not there"
+                )));
+            }
         };
         // Who asks next finds it.
         let _later = running.node.refresh().await;
-        known(&running)
-            .get(&vni)
-            .map(Network::from)
-            .ok_or_else(|| ApiError::unavailable(format!("network {name} is made, and not seen yet")))
+        known(&running).get(&vni).map(Network::from).ok_or_else(|| {
+            ApiError::unavailable(format!("network {name} is made, and not seen yet"))
+        })
     }
 
     pub(super) fn inspect_network(&self, wanted: &str) -> Result<NetworkDetail, ApiError> {
@@ -151,7 +154,11 @@ fn known(running: &Running) -> BTreeMap<Vni, Logged> {
     let all = running.managers().and_then(|managers| {
         managers.with_log(|log| {
             let networks = log?.networks().iter();
-            Some(networks.map(|network| (network.vni, network.clone())).collect())
+            Some(
+                networks
+                    .map(|network| (network.vni, network.clone()))
+                    .collect(),
+            )
         })
     });
     all.unwrap_or_else(|| running.node.view().networks.clone())
@@ -160,7 +167,9 @@ fn known(running: &Running) -> BTreeMap<Vni, Logged> {
 /// A network by name, or else by VNI.
 fn find(running: &Running, wanted: &str) -> Result<Logged, ApiError> {
     let mut known = known(running);
-    let by_name = known.values().find(|network| network.name.as_str() == wanted);
+    let by_name = known
+        .values()
+        .find(|network| network.name.as_str() == wanted);
     let vni = by_name.map(|network| network.vni).or_else(|| {
         let vni = Vni::new(wanted.parse().ok()?).ok()?;
         known.contains_key(&vni).then_some(vni)

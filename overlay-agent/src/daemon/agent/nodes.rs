@@ -100,8 +100,9 @@ impl Agent {
                 .with_log(|log| Some(log?.tokens().renewed(log?.now(now), &mut rng)));
             Command::Evict {
                 node: node.id,
-                tokens: tokens
-                    .ok_or_else(|| ApiError::unavailable("this manager does not have the log yet"))?,
+                tokens: tokens.ok_or_else(|| {
+                    ApiError::unavailable("this manager does not have the log yet")
+                })?,
             }
         } else {
             Command::Remove {
@@ -145,7 +146,8 @@ impl Agent {
         let managers = manager(&running)?;
         let mut changes = managers.changes();
         let seen = async {
-            while managers.with_log(|log| Some(log?.tokens().of(role).secret != hash)) != Some(false)
+            while managers.with_log(|log| Some(log?.tokens().of(role).secret != hash))
+                != Some(false)
             {
                 if changes.changed().await.is_err() {
                     return;
@@ -209,7 +211,11 @@ impl<'a> Listing<'a> {
         let logged: Option<Vec<Node>> = self.running.managers().and_then(|managers| {
             managers.with_log(|log| {
                 let members = log?.roster().iter();
-                Some(members.map(|(id, member)| self.member(*id, member)).collect())
+                Some(
+                    members
+                        .map(|(id, member)| self.member(*id, member))
+                        .collect(),
+                )
             })
         });
         let nodes = logged.unwrap_or_else(|| {
@@ -339,4 +345,3 @@ fn changed(labels: &Labels, add: &Labels, remove: &[String]) -> Result<Labels, A
     );
     Labels::new(all).map_err(|error| ApiError::bad_request(&error))
 }
-

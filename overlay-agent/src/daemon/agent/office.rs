@@ -56,7 +56,10 @@ impl Bureau {
 
     /// This node is a manager from now on, or no longer.
     pub fn set_managers(&self, managers: Option<Managers>) -> Option<Managers> {
-        let mut held = self.managers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self
+            .managers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut held, managers)
     }
 

@@ -107,7 +107,10 @@ enum Part {
     Worker,
     /// An operator must unlock it.
     Locked,
-    Manager { key: DataKey, managers: Managers },
+    Manager {
+        key: DataKey,
+        managers: Managers,
+    },
 }
 
 /// Whether this node is a manager.
@@ -413,7 +416,10 @@ impl Running {
                 self.changed.send_modify(|count| *count += 1);
             }
             // The manager has ended.
-            if timeout(AGAIN, role.changed()).await.is_ok_and(|it| it.is_err()) {
+            if timeout(AGAIN, role.changed())
+                .await
+                .is_ok_and(|it| it.is_err())
+            {
                 return;
             }
         }
@@ -505,9 +511,10 @@ fn setup(
     bureau: &Arc<Bureau>,
     key: &DataKey,
 ) -> Result<managers::Setup, RunError> {
-    let own = view.peers.get(&view.node).ok_or(RunError::Roster(
-        RosterRefusal::Unknown(view.node),
-    ))?;
+    let own = view
+        .peers
+        .get(&view.node)
+        .ok_or(RunError::Roster(RosterRefusal::Unknown(view.node)))?;
     let seal = ManagerSeal::new(key, view.cluster, rng()?);
     Ok(managers::Setup {
         node: view.node,
@@ -525,15 +532,18 @@ fn setup(
 
 /// The view of a node, by the log of its own manager.
 fn first_view(managers: &Managers, node: NodeId) -> Result<View, RunError> {
-    managers.with_log(|log| {
-        match log.ok_or(RunError::EmptyLog)?.update(&node, None)? {
+    managers.with_log(
+        |log| match log.ok_or(RunError::EmptyLog)?.update(&node, None)? {
             Update::Whole(view) => Ok(*view),
             Update::Delta(_) => unreachable!("who has nothing gets the whole view"),
-        }
-    })
+        },
+    )
 }
 
-#[allow(clippy::too_many_arguments, reason = "the parts of one node, made one after the other")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one node, made one after the other"
+)]
 async fn listen_and_start(
     options: &Options,
     membership: Membership,

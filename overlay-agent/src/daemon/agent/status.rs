@@ -4,11 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use overlay_cluster::{
-    log::{
-        epochs::Phase as LogPhase,
-        member::Availability,
-        view::View,
-    },
+    log::{epochs::Phase as LogPhase, member::Availability, view::View},
     rotation::status::PeerStatus,
 };
 use overlay_ebpf::abi::{DropReason, Vni};
@@ -172,7 +168,9 @@ impl Agent {
         else {
             return Ok(Vec::new());
         };
-        let maps = pinned.observe_maps().map_err(|error| errors::host(&error))?;
+        let maps = pinned
+            .observe_maps()
+            .map_err(|error| errors::host(&error))?;
         let stats = pinned.peer_stats().map_err(|error| errors::host(&error))?;
         let peers = maps.peers.iter().map(|(key, entry)| {
             let found = view
@@ -221,12 +219,7 @@ fn closed(peer: &PeerStatus) -> Option<String> {
     ))
 }
 
-fn encryption(
-    running: &Running,
-    view: &View,
-    node: &node::Status,
-    drops: &[Drop],
-) -> Encryption {
+fn encryption(running: &Running, view: &View, node: &node::Status, drops: &[Drop]) -> Encryption {
     let endpoints = running.node.endpoints();
     let hosted: BTreeSet<Vni> = endpoints.iter().map(|endpoint| endpoint.vni).collect();
     let networks = hosted.iter().filter_map(|vni| view.networks.get(vni));
@@ -246,7 +239,10 @@ fn encryption(
     };
     Encryption {
         encrypted_networks: encrypted.len(),
-        plain_networks: plain.iter().map(|network| network.name.to_string()).collect(),
+        plain_networks: plain
+            .iter()
+            .map(|network| network.name.to_string())
+            .collect(),
         peers: node.peers.len(),
         open: node.peers.len() - closed.len(),
         closed,
@@ -267,7 +263,10 @@ fn managers(running: &Running, view: &View, node: &node::Status) -> Managers {
             let leader = status.leader.and_then(|id| view.peers.get(&id));
             (status.quorum, leader.map(|peer| peer.name.to_string()))
         }
-        None => (node.managers.error.is_none() && reachable * 2 > all.len(), None),
+        None => (
+            node.managers.error.is_none() && reachable * 2 > all.len(),
+            None,
+        ),
     };
     Managers {
         total: all.len(),

@@ -325,9 +325,8 @@ impl Node {
 
     /// The names of the networks that this node hosts endpoints of.
     pub fn names(&self) -> Names {
-        self.shared.look(|member| {
-            Names::of(member.view(), member.endpoints().iter(), member.believed())
-        })
+        self.shared
+            .look(|member| Names::of(member.view(), member.endpoints().iter(), member.believed()))
     }
 
     /// Leaves the cluster: tells managers and peers, takes everything out of the kernel, forgets the

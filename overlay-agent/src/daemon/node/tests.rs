@@ -390,7 +390,14 @@ impl World {
             };
             let certificate = log
                 .authority
-                .issue_since(NOW, &key.public(), role, &Validity::default(), NOW, &mut seeds)
+                .issue_since(
+                    NOW,
+                    &key.public(),
+                    role,
+                    &Validity::default(),
+                    NOW,
+                    &mut seeds,
+                )
                 .unwrap();
             files.keep_key(&key).unwrap();
             files.keep_certificate(&certificate).unwrap();

@@ -88,12 +88,7 @@ fn exit(route: &Route) -> Exit {
 ///
 /// Not inlined: the parameter block's place on the stack is given back.
 #[inline(never)]
-fn ask(
-    ctx: &TcContext,
-    config: &Config,
-    peer: &Peer,
-    route: &mut Route,
-) -> Result<(), NoWay> {
+fn ask(ctx: &TcContext, config: &Config, peer: &Peer, route: &mut Route) -> Result<(), NoWay> {
     let mut room = MaybeUninit::uninit();
     // SAFETY: an all-zero parameter block is valid.
     let params: &mut FibLookup = unsafe { words::clear(&mut room) };
