@@ -3,7 +3,7 @@
 //!
 //! Each target returns whether it accepted.
 
-use std::str::FromStr as _;
+use std::{str::FromStr as _, sync::LazyLock};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query as Question},
@@ -31,7 +31,12 @@ fn vni() -> Vni {
 }
 
 /// More addresses of `web` than a datagram holds.
-fn names() -> Names {
+fn names() -> &'static Names {
+    static NAMES: LazyLock<Names> = LazyLock::new(made_names);
+    &NAMES
+}
+
+fn made_names() -> Names {
     let mut names = Names::default();
     let subnets = ["10.0.0.0/16", "fd00::/64"].map(|net| net.parse().expect("a subnet"));
     names.network(vni(), "blue", subnets);
@@ -48,7 +53,7 @@ fn names() -> Names {
 /// query's number; what is forwarded can be asked.
 pub fn query(bytes: &[u8]) -> bool {
     let names = names();
-    let over = |transport| decide(bytes, transport, &names, &[vni()], 1);
+    let over = |transport| decide(bytes, transport, names, &[vni()], 1);
     let accepted = [Transport::Udp, Transport::Tcp].map(|transport| match over(transport) {
         Verdict::Drop => false,
         Verdict::Answer(answer) => {
@@ -107,7 +112,7 @@ fn bytes(message: &Message) -> Vec<u8> {
 
 fn forwarded() -> Query {
     let query = bytes(&message("example.com.", RecordType::A));
-    match decide(&query, Transport::Udp, &names(), &[vni()], 1) {
+    match decide(&query, Transport::Udp, names(), &[vni()], 1) {
         Verdict::Forward(query) => query,
         other => panic!("{other:?}"),
     }

@@ -11,7 +11,12 @@ fn vni() -> Vni {
 }
 
 /// `web` has two addresses of each family, `many` more than an answer holds, `four` one of IPv4.
-fn names() -> Names {
+fn names() -> &'static Names {
+    static NAMES: std::sync::LazyLock<Names> = std::sync::LazyLock::new(made_names);
+    &NAMES
+}
+
+fn made_names() -> Names {
     let mut names = Names::default();
     let subnets = ["10.0.0.0/16", "fd00::/64"];
     names.network(vni(), "My_Net", subnets.map(|net| net.parse().unwrap()));
@@ -36,7 +41,7 @@ fn question(name: &str, asked: RecordType) -> Message {
 
 fn verdict(message: &Message, transport: Transport) -> Verdict {
     let bytes = message.to_vec().unwrap();
-    decide(&bytes, transport, &names(), &[vni()], SEED)
+    decide(&bytes, transport, names(), &[vni()], SEED)
 }
 
 fn answer_to(message: &Message, transport: Transport) -> Message {
@@ -157,8 +162,7 @@ fn each_address_of_a_service_is_first_as_often_as_the_others() {
     let bytes = question("web.", RecordType::A).to_vec().unwrap();
     let mut first = [0, 0];
     for seed in 0..200 {
-        let Verdict::Answer(bytes) = decide(&bytes, Transport::Udp, &names(), &[vni()], seed)
-        else {
+        let Verdict::Answer(bytes) = decide(&bytes, Transport::Udp, names(), &[vni()], seed) else {
             panic!("no answer")
         };
         let answered = Message::from_vec(&bytes).unwrap();
@@ -206,7 +210,7 @@ fn small_payload_counts_as_the_smallest() {
     // The class of the OPT record, which ends with TTL and length.
     let class = bytes.len() - 8;
     bytes[class..class + 2].copy_from_slice(&[0, 1]);
-    let Verdict::Answer(bytes) = decide(&bytes, Transport::Udp, &names(), &[vni()], SEED) else {
+    let Verdict::Answer(bytes) = decide(&bytes, Transport::Udp, names(), &[vni()], SEED) else {
         panic!("no answer")
     };
     let answered = Message::from_vec(&bytes).unwrap();
@@ -223,13 +227,13 @@ fn what_is_no_query_gets_no_answer() {
     for len in 0..HEADER {
         let cut = &bytes[..len];
         assert_eq!(
-            decide(cut, Transport::Udp, &names(), &[vni()], SEED),
+            decide(cut, Transport::Udp, names(), &[vni()], SEED),
             Verdict::Drop
         );
     }
     let long = [bytes, vec![0; MAX_QUERY]].concat();
     assert_eq!(
-        decide(&long, Transport::Udp, &names(), &[vni()], SEED),
+        decide(&long, Transport::Udp, names(), &[vni()], SEED),
         Verdict::Drop
     );
 }
@@ -272,7 +276,7 @@ fn what_is_not_understood_is_refused_by_its_name() {
 #[test]
 fn asker_in_no_network_finds_no_names() {
     let bytes = question("web.", RecordType::A).to_vec().unwrap();
-    let Verdict::Answer(bytes) = decide(&bytes, Transport::Udp, &names(), &[], SEED) else {
+    let Verdict::Answer(bytes) = decide(&bytes, Transport::Udp, names(), &[], SEED) else {
         panic!("no answer")
     };
     let code = Message::from_vec(&bytes).unwrap().response_code;
@@ -386,7 +390,7 @@ fn refusals_of_a_resolver_are_known() {
 
 /// A refusal, or an answer that fits; never more than asked for.
 fn holds(bytes: &[u8], transport: Transport) {
-    match decide(bytes, transport, &names(), &[vni()], SEED) {
+    match decide(bytes, transport, names(), &[vni()], SEED) {
         Verdict::Drop => {}
         Verdict::Answer(answer) => {
             assert!(transport == Transport::Tcp || answer.len() <= MAX_UDP);
@@ -394,7 +398,7 @@ fn holds(bytes: &[u8], transport: Transport) {
             let message = Message::from_vec(&answer).unwrap();
             assert_eq!(message.message_type, MessageType::Response);
             // What answers is itself no query.
-            let again = decide(&answer, transport, &names(), &[vni()], SEED);
+            let again = decide(&answer, transport, names(), &[vni()], SEED);
             assert_eq!(again, Verdict::Drop);
         }
         Verdict::Forward(query) => {
