@@ -282,6 +282,14 @@ mod tests {
             Timestamp::from_secs(self.clock.0.load(Ordering::Relaxed))
         }
 
+        fn change(&self, command: Command) {
+            apply(&mut self.state.write().unwrap(), command);
+        }
+
+        fn shown_to(&self, members: &LiveMembers) {
+            members.take_log(self.state.read().unwrap().cluster().unwrap());
+        }
+
         fn issued(&self, key: &NodeKey, role: Role) -> Result<Renewed, String> {
             let state = self.state.read().unwrap();
             let log = state.cluster().unwrap();
@@ -458,9 +466,7 @@ mod tests {
         assert!(matches!(error, RenewalError::NoManager), "{error}");
         assert_eq!(agent.own.certificate(), before);
         // Who was put out does not ask.
-        let mut state = agent.world.state.write().unwrap();
-        apply(&mut state, Command::Leave { node: node(2) });
-        drop(state);
+        agent.world.change(Command::Leave { node: node(2) });
         let error = agent.keeper.step().await.unwrap_err();
         assert!(matches!(error, RenewalError::NoMember), "{error}");
     }
@@ -482,16 +488,12 @@ mod tests {
         sleep(Duration::from_millis(100)).await;
         assert_eq!(own.certificate(), before);
         let role = Role::Manager;
-        let mut state = world.state.write().unwrap();
-        apply(
-            &mut state,
-            Command::SetRole {
-                node: node(2),
-                role,
-            },
-        );
-        members.take_log(state.cluster().unwrap());
-        drop(state);
+        let promote = Command::SetRole {
+            node: node(2),
+            role,
+        };
+        world.change(promote);
+        world.shown_to(&members);
         log.send_replace(1);
         let renewed = async {
             while own.certificate() == before {

@@ -179,7 +179,7 @@ impl Agent {
                 .find(|(_, peer)| peer.index.get() == key.peer);
             let stats = stats.get(key).copied().unwrap_or_default();
             let rotation = status.peers.iter().find(|peer| peer.peer.get() == key.peer);
-            let closed = rotation.and_then(|peer| closed(peer));
+            let closed = rotation.and_then(closed);
             let carries = entry.tx.lanes > 0;
             Some(Peer {
                 index: found?.1.index,

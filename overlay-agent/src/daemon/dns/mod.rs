@@ -172,7 +172,8 @@ impl Dns {
         containers
             .attached
             .retain(|attachment| attachment.endpoint != key);
-        if !containers.resolvers.contains_key(&id) {
+        let has_resolver = containers.resolvers.contains_key(&id);
+        if !has_resolver {
             let error = |source| DnsError::Sockets {
                 netns: opened.to_string(),
                 source,

@@ -82,7 +82,7 @@ struct Inner {
 impl Managers {
     /// Shows the state of the log, as far as this manager has it.
     pub fn log(&self, read: &mut dyn FnMut(Option<&Cluster>)) {
-        self.0.with_log(|log| read(log));
+        self.0.with_log(read);
     }
 
     /// What `read` makes of the state of the log. No command is carried out meanwhile: be quick.

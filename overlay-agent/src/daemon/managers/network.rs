@@ -64,6 +64,7 @@ impl Line {
         self.decode(&body, index)
     }
 
+    #[allow(clippy::result_large_err, reason = "the error is openraft's")]
     fn decode<T: Received, E: std::error::Error>(
         &self,
         body: &Body,

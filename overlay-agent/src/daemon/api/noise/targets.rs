@@ -62,15 +62,11 @@ fn body<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> bo
 }
 
 fn attach(bytes: &[u8]) -> bool {
-    if let Ok(request) = parse::<EndpointAttach>(bytes) {
-        if let Ok(request) = request.into_request() {
-            for route in &request.routes {
-                assert!(
-                    route
-                        .via
-                        .is_none_or(|via| via.is_ipv4() == route.to.0.is_ipv4())
-                );
-            }
+    let request = parse::<EndpointAttach>(bytes);
+    if let Ok(Ok(request)) = request.map(EndpointAttach::into_request) {
+        for route in &request.routes {
+            let same = |via: std::net::IpAddr| via.is_ipv4() == route.to.0.is_ipv4();
+            assert!(route.via.is_none_or(same));
         }
     }
     body::<EndpointAttach>(bytes)
