@@ -1,6 +1,6 @@
 //! The XDP and TC programs. Each program's path is one file of [`programs`]; here they get their
 //! names, and a drop becomes a verdict.
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {

@@ -994,7 +994,6 @@ fn writing_and_reading_entries_is_fast_enough_without_batches() {
         let value = Address {
             mac: [2, 0x42, 0, 0, 0, 1],
             reserved: [0; 2],
-            peer: 0,
         };
         let key = |number: u32| {
             let mut address = [0; 16];

@@ -17,10 +17,6 @@ pub struct LocalPort {
     /// The only source MAC that may leave through this port.
     pub mac: [u8; 6],
     pub reserved: [u8; 2],
-    /// One IPv4 and one IPv6 address of the endpoint, 0 if it has none: what most of its frames come
-    /// from. They stand in `addresses` as well, with all others.
-    pub ipv4: [u8; 4],
-    pub ipv6: [u8; 16],
 }
 
 /// Key of `endpoints`.
@@ -67,6 +63,4 @@ pub struct AddressKey {
 pub struct Address {
     pub mac: [u8; 6],
     pub reserved: [u8; 2],
-    /// Node index of a remote endpoint, as in `endpoints`; 0 for a local one.
-    pub peer: u32,
 }

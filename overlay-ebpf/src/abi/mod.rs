@@ -28,10 +28,10 @@ pub use network::{
 };
 pub use peer::{Peer, PeerKey, TxState, Vtep, VtepKey, VtepRole};
 pub use security_association::{SaDirection, SecurityAssociation, SecurityAssociationKey};
-pub use stats::{CounterKey, PacketCount, PeerStats, Route};
+pub use stats::{CounterKey, PacketCount, PeerStats};
 
-/// Version of the map ABI. It names the pin directory (`v2`) and stands in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 2;
+/// Version of the map ABI. It names the pin directory (`v1`) and stands in [`Config::abi_version`].
+pub const ABI_VERSION: u32 = 1;
 
 /// Names of the maps, as pinned under the versioned directory.
 pub mod map {

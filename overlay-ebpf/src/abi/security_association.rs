@@ -36,7 +36,4 @@ pub struct SecurityAssociation {
     pub receiver_generation: u64,
     /// First bytes of SHA-256 over the keying material: names a key, reveals nothing of it.
     pub key_id: [u8; 8],
-    /// VTEPs of the sender and the receiver: the SA's own addresses.
-    pub source: [u8; 16],
-    pub destination: [u8; 16],
 }

@@ -21,9 +21,6 @@ pub struct PacketCount {
 }
 
 /// Value of `peer_stats`, one per CPU. Bytes are of inner frames; a GSO packet counts as one.
-///
-/// The programs keep the answer of the routing table here, too: what they look up in it holds for one
-/// tick of the kernel.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct PeerStats {
@@ -31,19 +28,4 @@ pub struct PeerStats {
     pub tx_bytes: u64,
     pub rx_packets: u64,
     pub rx_bytes: u64,
-    pub route: Route,
-}
-
-/// The way to a peer, as `bpf_fib_lookup` told it.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Route {
-    /// `jiffies` when it was told; 0 never.
-    pub tick: u64,
-    pub ifindex: u32,
-    /// Largest outer IP packet, bytes.
-    pub mtu: u32,
-    pub destination: [u16; 3],
-    pub source: [u16; 3],
-    pub reserved: [u8; 4],
 }

@@ -48,30 +48,28 @@ pub fn inspect<F: Frame, const INNER: usize, const L3: usize>(
         Path::Ipsec if !encrypted => return Err(DropReason::PlainInEsp),
         Path::Plain | Path::Ipsec => {}
     }
-    let bytes = frame.fetch::<14>(INNER).ok_or(DropReason::TooShort)?;
-    let ethernet = Ethernet::parse(&bytes);
+    let bytes = frame.bytes::<14>(INNER).ok_or(DropReason::TooShort)?;
+    let ethernet = Ethernet::parse(bytes);
     if matches!(ethernet.ether_type, ether_type::VLAN | ether_type::QINQ) {
         return Err(DropReason::VlanTag);
     }
     if MacAddr(ethernet.source).is_multicast() {
         return Err(DropReason::SourceMacMulticast);
     }
-    if !source::is_peer::<_, L3>(frame, ethernet.ether_type, vni, &ethernet.source, peer) {
-        match maps::endpoint(&EndpointKey {
-            vni,
-            mac: ethernet.source,
-            reserved: [0; 2],
-        }) {
-            Some(endpoint) if endpoint.location == Location::Remote && endpoint.peer == peer => {}
-            _ => {
-                return Err(match maps::membership(&MembershipKey { vni, peer }) {
-                    Some(_) => DropReason::SourceNotOwned,
-                    None => DropReason::NotMember,
-                });
-            }
+    match maps::endpoint(&EndpointKey {
+        vni,
+        mac: ethernet.source,
+        reserved: [0; 2],
+    }) {
+        Some(endpoint) if endpoint.location == Location::Remote && endpoint.peer == peer => {}
+        _ => {
+            return Err(match maps::membership(&MembershipKey { vni, peer }) {
+                Some(_) => DropReason::SourceNotOwned,
+                None => DropReason::NotMember,
+            });
         }
-        source::check::<_, L3>(frame, ethernet.ether_type, vni, &ethernet.source)?;
     }
+    source::check::<_, L3>(frame, ethernet.ether_type, vni, &ethernet.source)?;
 
     let target = if MacAddr(ethernet.destination).is_multicast() {
         if network.flags & NetworkFlags::REPLICATE == 0 {

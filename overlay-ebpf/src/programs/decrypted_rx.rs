@@ -7,14 +7,12 @@
 use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{bindings::bpf_xfrm_state, helpers::bpf_skb_get_xfrm_state, programs::TcContext};
-use overlay_ebpf::abi::{
-    Config, Direction, DropReason, SaDirection, SecurityAssociation, SecurityAssociationKey,
-};
+use overlay_ebpf::abi::{Config, Direction, DropReason, SaDirection, SecurityAssociationKey};
 
 use super::{
     arrival::{self, Path},
     deliver, frame, maps,
-    outer::{self, Class},
+    outer::{self, Class, Outer},
     report::Drop,
     underlay_rx::HEADERS,
     words,
@@ -24,8 +22,7 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
     let drop = |reason| Drop::new(reason, Direction::FromIpsec);
     let config = maps::config().ok_or(drop(DropReason::NotConfigured))?;
     frame::make_linear(ctx, outer::MAX_LEN);
-    let sa = sa(ctx, config).map_err(drop)?;
-    let outer = match outer::classify(ctx, config, outer::OfSa(sa), ctx.len()).map_err(drop)? {
+    let outer = match outer::classify(ctx, config, ctx.len()).map_err(drop)? {
         Class::Vxlan(outer) => outer,
         Class::Foreign | Class::Esp { .. } => return Err(drop(DropReason::ForeignTraffic)),
     };
@@ -34,9 +31,7 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
         peer: outer.peer,
         ..drop(reason)
     };
-    if sa.peer != outer.peer {
-        return Err(drop(DropReason::SpoofedSpi));
-    }
+    check_sa(ctx, config, &outer).map_err(drop)?;
     frame::make_linear(ctx, HEADERS);
     if outer.ipv6 {
         let arrival =
@@ -51,11 +46,11 @@ pub fn decrypted_rx(ctx: &TcContext) -> Result<i32, Drop> {
     }
 }
 
-/// The SA that decrypted the packet, if the agent installed it.
+/// The SA that decrypted the packet is one the agent installed, for this very peer.
 ///
 /// Another program with `CAP_NET_ADMIN` can install an SA with our `if_id` and any selector.
 #[inline(always)]
-fn sa(ctx: &TcContext, config: &Config) -> Result<&'static SecurityAssociation, DropReason> {
+fn check_sa(ctx: &TcContext, config: &Config, outer: &Outer) -> Result<(), DropReason> {
     let mut room = MaybeUninit::uninit();
     // SAFETY: an all-zero `bpf_xfrm_state` is valid.
     let state: &mut bpf_xfrm_state = unsafe { words::clear(&mut room) };
@@ -78,7 +73,8 @@ fn sa(ctx: &TcContext, config: &Config) -> Result<&'static SecurityAssociation, 
     };
     match maps::security_association(&key) {
         Some(sa) if sa.direction != SaDirection::In => Err(DropReason::UnknownSa),
-        Some(sa) => Ok(sa),
+        Some(sa) if sa.peer != outer.peer => Err(DropReason::SpoofedSpi),
+        Some(_) => Ok(()),
         None => Err(DropReason::UnknownSa),
     }
 }

@@ -1,6 +1,6 @@
 //! Access to packet bytes: the only place that turns packet pointers into references.
 
-use core::{arch::asm, mem::MaybeUninit, ptr};
+use core::ptr;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 
@@ -23,77 +23,6 @@ pub trait Frame {
         // last use of the bytes.
         Some(unsafe { &*((start + offset) as *const [u8; N]) })
     }
-
-    /// A copy of what [`bytes`](Self::bytes) refers to, read word by word.
-    #[inline(always)]
-    fn fetch<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.start();
-        if start + offset + N > self.end() {
-            return None;
-        }
-        // SAFETY: as in `bytes`.
-        Some(unsafe { load_words(start + offset) })
-    }
-}
-
-/// Reads a word of any alignment. The kernel allows it in packets, where the processor does; LLVM would
-/// read it byte by byte.
-macro_rules! word {
-    ($address:expr, $width:literal, $offset:expr) => {{
-        let word: u64;
-        // SAFETY: the caller vouches for the range; the instruction reads memory and does no more.
-        unsafe {
-            asm!(
-                concat!("{word} = *(", $width, " *)({address} + {offset})"),
-                word = lateout(reg) word,
-                address = in(reg) $address,
-                offset = const $offset,
-                options(pure, readonly, nostack, preserves_flags),
-            );
-        }
-        word as u32
-    }};
-}
-
-/// Room for the largest header, as words.
-union Words<const N: usize> {
-    words: [u32; 10],
-    halves: [u16; 20],
-    bytes: [u8; N],
-}
-
-/// # Safety
-///
-/// `N` bytes at `address` can be read.
-#[inline(always)]
-unsafe fn load_words<const N: usize>(address: usize) -> [u8; N] {
-    const { assert!(N <= 40 && N % 2 == 0) };
-    let mut room = MaybeUninit::<Words<N>>::uninit();
-    let room = room.as_mut_ptr();
-    macro_rules! four {
-        ($($word:literal)*) => {$(
-            if 4 * $word + 4 <= N {
-                let word = word!(address, "u32", 4 * $word);
-                // SAFETY: the union has ten words.
-                unsafe { (*room).words[$word] = word };
-            }
-        )*};
-    }
-    macro_rules! two {
-        ($($half:literal)*) => {$(
-            if N == 2 * $half + 2 {
-                let half = word!(address, "u16", 2 * $half) as u16;
-                // SAFETY: the union has twenty of them.
-                unsafe { (*room).halves[$half] = half };
-            }
-        )*};
-    }
-    four!(0 1 2 3 4 5 6 7 8 9);
-    if N % 4 == 2 {
-        two!(0 2 4 6 8 10 12 14 16 18);
-    }
-    // SAFETY: all `N` bytes have been written.
-    unsafe { (*room).bytes }
 }
 
 impl Frame for TcContext {

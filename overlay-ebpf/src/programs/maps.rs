@@ -1,8 +1,6 @@
 //! The maps, in the order a frame meets them. Sizes here are the smallest that load anywhere; the
 //! agent sets the real ones.
 
-use core::ptr::NonNull;
-
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, PerCpuHashMap, RingBuf},
@@ -11,8 +9,8 @@ use aya_ebpf::{
 use overlay_ebpf::abi::{
     ABI_VERSION, Address, AddressKey, Config, CounterKey, Endpoint, EndpointKey, FloodKey,
     FloodTarget, LocalPort, LocalPortKey, Membership, MembershipKey, Network, NetworkKey,
-    PacketCount, Peer, PeerKey, PeerStats, Route, SecurityAssociation, SecurityAssociationKey,
-    Vtep, VtepKey,
+    PacketCount, Peer, PeerKey, PeerStats, SecurityAssociation, SecurityAssociationKey, Vtep,
+    VtepKey,
 };
 
 /// Memory follows use, not size.
@@ -105,46 +103,14 @@ pub fn count_drop(key: &CounterKey, bytes: u64) {
     }
 }
 
-/// What is kept of a peer on this CPU.
-#[derive(Clone, Copy)]
-pub struct OfPeer(Option<NonNull<PeerStats>>);
-
+/// Counts a frame sent to a peer.
 #[inline(always)]
-pub fn of_peer(peer: u32) -> OfPeer {
-    OfPeer(
-        PEER_STATS
-            .get_ptr_mut(PeerKey { peer })
-            .and_then(NonNull::new),
-    )
-}
-
-impl OfPeer {
-    /// Counts a frame sent.
-    #[inline(always)]
-    pub fn count_tx(self, bytes: u32) {
-        if let Some(stats) = self.0 {
-            // SAFETY: as in `count_drop`.
-            unsafe {
-                (*stats.as_ptr()).tx_packets += 1;
-                (*stats.as_ptr()).tx_bytes += u64::from(bytes);
-            }
-        }
-    }
-
-    /// The way to the peer, if it was told in this tick.
-    #[inline(always)]
-    pub fn route(self, tick: u64) -> Option<&'static Route> {
-        let stats = self.0?;
-        // SAFETY: as in `count_drop`; user space writes the entry only before the peer is known.
-        let route = unsafe { &(*stats.as_ptr()).route };
-        (route.tick == tick).then_some(route)
-    }
-
-    #[inline(always)]
-    pub fn keep(self, route: &Route) {
-        if let Some(stats) = self.0 {
-            // SAFETY: as in `count_drop`.
-            unsafe { (*stats.as_ptr()).route = *route };
+pub fn count_tx(peer: u32, bytes: u32) {
+    if let Some(stats) = PEER_STATS.get_ptr_mut(PeerKey { peer }) {
+        // SAFETY: as in `count_drop`.
+        unsafe {
+            (*stats).tx_packets += 1;
+            (*stats).tx_bytes += u64::from(bytes);
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use overlay_ebpf::{
     abi::{
-        Config, Direction, DropReason, SecurityAssociation, SecurityAssociationKey, VtepKey,
-        VtepRole, ids::is_mapped,
+        Config, Direction, DropReason, SecurityAssociationKey, VtepKey, VtepRole, ids::is_mapped,
     },
     packet::{
         ethernet::ether_type,
@@ -15,12 +14,7 @@ use overlay_ebpf::{
     },
 };
 
-use super::{
-    frame::Frame,
-    maps,
-    report::Drop,
-    words::{equal, mapped},
-};
+use super::{frame::Frame, maps, report::Drop, words::mapped};
 
 /// Bytes that [`classify`] reads at the most.
 pub const MAX_LEN: usize = 14 + 40 + 8 + 8;
@@ -55,88 +49,29 @@ pub enum Class {
 /// section 2.3), or nothing of ours.
 const ESP_IN_UDP_MIN: u16 = 8 + 8;
 
-/// Whose an outer address is.
-pub trait Vteps: Copy {
-    fn is_local(self, address: &[u8; 16]) -> bool;
-    /// Node index of a remote one.
-    fn peer(self, address: &[u8; 16]) -> Option<u32>;
-}
-
-/// By the map `vteps`.
-#[derive(Clone, Copy)]
-pub struct Known;
-
-impl Vteps for Known {
-    #[inline(always)]
-    fn is_local(self, address: &[u8; 16]) -> bool {
-        match maps::vtep(&VtepKey { address: *address }) {
-            Some(vtep) => vtep.role == VtepRole::Local,
-            None => false,
-        }
-    }
-
-    #[inline(always)]
-    fn peer(self, address: &[u8; 16]) -> Option<u32> {
-        match maps::vtep(&VtepKey { address: *address }) {
-            Some(vtep) if vtep.role == VtepRole::Remote => Some(vtep.peer),
-            _ => None,
-        }
-    }
-}
-
-/// By the inbound SA that the packet came out of, whose addresses BEET has put there; what is not of
-/// that SA, by the map.
-#[derive(Clone, Copy)]
-pub struct OfSa<'a>(pub &'a SecurityAssociation);
-
-impl Vteps for OfSa<'_> {
-    #[inline(always)]
-    fn is_local(self, address: &[u8; 16]) -> bool {
-        equal(address, &self.0.destination) || Known.is_local(address)
-    }
-
-    #[inline(always)]
-    fn peer(self, address: &[u8; 16]) -> Option<u32> {
-        if equal(address, &self.0.source) {
-            return Some(self.0.peer);
-        }
-        Known.peer(address)
-    }
-}
-
 /// Classifies a packet that starts with an Ethernet header. `length` is the whole packet's.
 ///
 /// An error is a packet to our port on our VTEP that must not go further.
 #[inline(always)]
-pub fn classify<F: Frame, V: Vteps>(
-    frame: &F,
-    config: &Config,
-    vteps: V,
-    length: u32,
-) -> Result<Class, DropReason> {
-    let Some([high, low]) = frame.fetch::<2>(12) else {
+pub fn classify<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, DropReason> {
+    let Some(&[high, low]) = frame.bytes::<2>(12) else {
         return Ok(Class::Foreign);
     };
     match u16::from_be_bytes([high, low]) {
-        ether_type::IPV4 => ipv4(frame, config, vteps, length),
-        ether_type::IPV6 => ipv6(frame, config, vteps, length),
+        ether_type::IPV4 => ipv4(frame, config, length),
+        ether_type::IPV6 => ipv6(frame, config, length),
         _ => Ok(Class::Foreign),
     }
 }
 
 #[inline(always)]
-fn ipv4<F: Frame, V: Vteps>(
-    frame: &F,
-    config: &Config,
-    vteps: V,
-    length: u32,
-) -> Result<Class, DropReason> {
+fn ipv4<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, DropReason> {
     const L3: usize = 14;
     const L4: usize = L3 + 20;
-    let Some(header) = frame.fetch::<20>(L3) else {
+    let Some(header) = frame.bytes::<20>(L3) else {
         return Ok(Class::Foreign);
     };
-    let Ok(ip) = Ipv4::parse(&header) else {
+    let Ok(ip) = Ipv4::parse(header) else {
         return Ok(Class::Foreign);
     };
     let destination = mapped(ip.destination);
@@ -169,7 +104,7 @@ fn ipv4<F: Frame, V: Vteps>(
                     &destination,
                 );
             }
-            if !vteps.is_local(&destination) {
+            if !is_local(&destination) {
                 return Ok(Class::Foreign);
             }
             if ip.is_fragment() {
@@ -181,25 +116,20 @@ fn ipv4<F: Frame, V: Vteps>(
             if u32::from(udp.length) + 20 != u32::from(ip.total_len) {
                 return Err(DropReason::BadUdpLength);
             }
-            vxlan(frame, vteps, L4 + 8, ip.dscp << 2 | ip.ecn, source, false)
+            vxlan(frame, L4 + 8, ip.dscp << 2 | ip.ecn, source, false)
         }
         _ => Ok(Class::Foreign),
     }
 }
 
 #[inline(always)]
-fn ipv6<F: Frame, V: Vteps>(
-    frame: &F,
-    config: &Config,
-    vteps: V,
-    length: u32,
-) -> Result<Class, DropReason> {
+fn ipv6<F: Frame>(frame: &F, config: &Config, length: u32) -> Result<Class, DropReason> {
     const L3: usize = 14;
     const L4: usize = L3 + 40;
-    let Some(header) = frame.fetch::<40>(L3) else {
+    let Some(header) = frame.bytes::<40>(L3) else {
         return Ok(Class::Foreign);
     };
-    let Ok(ip) = Ipv6::parse(&header) else {
+    let Ok(ip) = Ipv6::parse(header) else {
         return Ok(Class::Foreign);
     };
     match ip.next_header {
@@ -223,7 +153,7 @@ fn ipv6<F: Frame, V: Vteps>(
                     &ip.destination,
                 );
             }
-            if !vteps.is_local(&ip.destination) {
+            if !is_local(&ip.destination) {
                 return Ok(Class::Foreign);
             }
             if u32::from(ip.payload_len) + L4 as u32 > length {
@@ -236,7 +166,7 @@ fn ipv6<F: Frame, V: Vteps>(
                 // In the maps, an IPv4 VTEP looks the same; on the wire nobody has the address.
                 return Err(DropReason::UnknownVtep);
             }
-            vxlan(frame, vteps, L4 + 8, ip.traffic_class, ip.source, true)
+            vxlan(frame, L4 + 8, ip.traffic_class, ip.source, true)
         }
         // A fragment header or another extension header: the kernel reassembles and hands the
         // datagram to `ovl-gro`, where it is dropped.
@@ -246,7 +176,7 @@ fn ipv6<F: Frame, V: Vteps>(
 
 #[inline(always)]
 pub fn udp<F: Frame>(frame: &F, l4: usize) -> Option<Udp> {
-    frame.fetch::<8>(l4).map(|udp| Udp::parse(&udp))
+    frame.bytes::<8>(l4).map(Udp::parse)
 }
 
 /// Whether ESP in UDP is on and goes to this port.
@@ -277,14 +207,14 @@ fn esp_in_udp<F: Frame>(
 ) -> Result<Class, DropReason> {
     if !is_esp_in_udp(config, udp.destination_port)
         || udp.length < ESP_IN_UDP_MIN
-        || !Known.is_local(destination)
+        || !is_local(destination)
     {
         return Ok(Class::Foreign);
     }
-    let Some(spi) = frame.fetch::<4>(ip.l4 + 8) else {
+    let Some(spi) = frame.bytes::<4>(ip.l4 + 8) else {
         return Ok(Class::Foreign);
     };
-    let spi = u32::from_be_bytes(spi);
+    let spi = u32::from_be_bytes(*spi);
     let key = SecurityAssociationKey {
         spi,
         receiver: config.node,
@@ -331,16 +261,24 @@ pub fn check_esp_source(config: &Config, source: [u8; 16], spi: u32) -> Result<(
 }
 
 #[inline(always)]
+fn is_local(address: &[u8; 16]) -> bool {
+    match maps::vtep(&VtepKey { address: *address }) {
+        Some(vtep) => vtep.role == VtepRole::Local,
+        None => false,
+    }
+}
+
+#[inline(always)]
 fn esp<F: Frame>(
     frame: &F,
     l4: usize,
     source: [u8; 16],
     destination: &[u8; 16],
 ) -> Result<Class, DropReason> {
-    match frame.fetch::<4>(l4) {
-        Some(spi) if Known.is_local(destination) => Ok(Class::Esp {
+    match frame.bytes::<4>(l4) {
+        Some(spi) if is_local(destination) => Ok(Class::Esp {
             source,
-            spi: u32::from_be_bytes(spi),
+            spi: u32::from_be_bytes(*spi),
             in_udp: false,
         }),
         _ => Ok(Class::Foreign),
@@ -348,26 +286,25 @@ fn esp<F: Frame>(
 }
 
 #[inline(always)]
-fn vxlan<F: Frame, V: Vteps>(
+fn vxlan<F: Frame>(
     frame: &F,
-    vteps: V,
     l5: usize,
     dscp_ecn: u8,
     source: [u8; 16],
     ipv6: bool,
 ) -> Result<Class, DropReason> {
-    let header = frame.fetch::<8>(l5).ok_or(DropReason::TooShort)?;
-    let vni = vxlan::parse(&header).map_err(|error| match error {
+    let header = frame.bytes::<8>(l5).ok_or(DropReason::TooShort)?;
+    let vni = vxlan::parse(header).map_err(|error| match error {
         VxlanError::Flags => DropReason::BadVxlanFlags,
         VxlanError::VniZero => DropReason::VniZero,
     })?;
-    match vteps.peer(&source) {
-        Some(peer) => Ok(Class::Vxlan(Outer {
+    match maps::vtep(&VtepKey { address: source }) {
+        Some(vtep) if vtep.role == VtepRole::Remote => Ok(Class::Vxlan(Outer {
             ipv6,
             dscp_ecn,
-            peer,
+            peer: vtep.peer,
             vni,
         })),
-        None => Err(DropReason::UnknownVtep),
+        _ => Err(DropReason::UnknownVtep),
     }
 }

@@ -1,7 +1,7 @@
 //! Anti-spoofing, for both directions: the addresses a frame claims belong to the MAC it comes from.
 
 use overlay_ebpf::{
-    abi::{AddressKey, DropReason, LocalPort, MacAddr, ids::is_mapped},
+    abi::{AddressKey, DropReason, MacAddr, ids::is_mapped},
     packet::{
         arp::Arp,
         ethernet::ether_type,
@@ -12,61 +12,7 @@ use overlay_ebpf::{
     },
 };
 
-use super::{
-    frame::Frame,
-    maps,
-    words::{equal, mapped},
-};
-
-/// The network-layer source of the frame whose payload begins at `L3`, if it is all that there is to
-/// check: not of ICMPv6, which may advertise an address, nor of what extension headers may hide.
-#[inline(always)]
-fn plain_source<F: Frame, const L3: usize>(frame: &F, kind: u16) -> Option<[u8; 16]> {
-    match kind {
-        ether_type::IPV4 => {
-            let ip = Ipv4::parse(&frame.fetch::<20>(L3)?).ok()?;
-            Some(mapped(ip.source))
-        }
-        ether_type::IPV6 => {
-            let ip = Ipv6::parse(&frame.fetch::<40>(L3)?).ok()?;
-            let carries = matches!(ip.next_header, ip_protocol::TCP | ip_protocol::UDP);
-            (carries && !is_mapped(&ip.source)).then_some(ip.source)
-        }
-        _ => None,
-    }
-}
-
-/// Whether the frame comes from an address that stands with the port: then no map is asked. Otherwise
-/// [`check`] decides.
-#[inline(always)]
-pub fn is_port<F: Frame>(frame: &F, kind: u16, port: &LocalPort) -> bool {
-    match (kind, plain_source::<_, 14>(frame, kind)) {
-        (ether_type::IPV4, Some([.., a, b, c, d])) => {
-            [a, b, c, d] == port.ipv4 && port.ipv4 != [0; 4]
-        }
-        (_, Some(source)) => equal(&source, &port.ipv6) && !equal(&source, &[0; 16]),
-        _ => false,
-    }
-}
-
-/// Whether the frame comes from an address that `peer` has, and from the MAC that has it: one entry
-/// tells both. Otherwise [`check`] decides, when the MAC is known to be the peer's.
-#[inline(always)]
-pub fn is_peer<F: Frame, const L3: usize>(
-    frame: &F,
-    kind: u16,
-    vni: u32,
-    mac: &[u8; 6],
-    peer: u32,
-) -> bool {
-    let Some(address) = plain_source::<_, L3>(frame, kind) else {
-        return false;
-    };
-    match maps::address(&AddressKey { vni, address }) {
-        Some(entry) => entry.peer == peer && entry.mac == *mac,
-        None => false,
-    }
-}
+use super::{frame::Frame, maps, words::mapped};
 
 /// Checks the network-layer source of the frame whose payload begins at `L3`.
 ///
@@ -84,14 +30,14 @@ pub fn check<F: Frame, const L3: usize>(
     let (l3, mac) = (L3, *mac);
     match kind {
         ether_type::IPV4 => {
-            let header = frame.fetch::<20>(l3).ok_or(DropReason::TooShort)?;
-            let ip = Ipv4::parse(&header).map_err(|_| DropReason::TooShort)?;
+            let header = frame.bytes::<20>(l3).ok_or(DropReason::TooShort)?;
+            let ip = Ipv4::parse(header).map_err(|_| DropReason::TooShort)?;
             owned(vni, mapped(ip.source), mac)
         }
         ether_type::IPV6 => check_ipv6(frame, l3, vni, mac),
         ether_type::ARP => {
-            let body = frame.fetch::<28>(l3).ok_or(DropReason::TooShort)?;
-            let arp = Arp::parse(&body).map_err(|_| DropReason::SpoofedAddress)?;
+            let body = frame.bytes::<28>(l3).ok_or(DropReason::TooShort)?;
+            let arp = Arp::parse(body).map_err(|_| DropReason::SpoofedAddress)?;
             if arp.sender_mac != mac {
                 return Err(DropReason::SpoofedAddress);
             }
@@ -108,8 +54,8 @@ pub fn check<F: Frame, const L3: usize>(
 
 #[inline(always)]
 fn check_ipv6<F: Frame>(frame: &F, l3: usize, vni: u32, mac: [u8; 6]) -> Result<(), DropReason> {
-    let header = frame.fetch::<40>(l3).ok_or(DropReason::TooShort)?;
-    let ip = Ipv6::parse(&header).map_err(|_| DropReason::TooShort)?;
+    let header = frame.bytes::<40>(l3).ok_or(DropReason::TooShort)?;
+    let ip = Ipv6::parse(header).map_err(|_| DropReason::TooShort)?;
     if ip.source == [0; 16] {
         // Duplicate address detection and multicast reports come from `::`, to groups only.
         return if ip.destination[0] == 0xff {
@@ -137,8 +83,8 @@ fn check_ipv6<F: Frame>(frame: &F, l3: usize, vni: u32, mac: [u8; 6]) -> Result<
         return Err(DropReason::SpoofedAddress);
     }
     if ip.next_header == ip_protocol::ICMPV6
-        && let Some(icmp) = frame.fetch::<24>(l3 + 40)
-        && let Ok(advertisement) = NeighbourAdvertisement::parse(&icmp)
+        && let Some(icmp) = frame.bytes::<24>(l3 + 40)
+        && let Ok(advertisement) = NeighbourAdvertisement::parse(icmp)
         && !is_own_link_local(&advertisement.target, mac)
     {
         // An advertisement speaks for its target: a neighbour's address must not be claimed.

@@ -33,7 +33,7 @@ pub fn underlay_rx(ctx: &TcContext) -> Result<i32, Drop> {
     frame::make_linear(ctx, outer::MAX_LEN);
     ethernet_header::restore(ctx, config);
     let drop = |reason| Drop::new(reason, Direction::FromUnderlay);
-    let outer = match outer::classify(ctx, config, outer::Known, ctx.len()).map_err(drop)? {
+    let outer = match outer::classify(ctx, config, ctx.len()).map_err(drop)? {
         Class::Vxlan(outer) => outer,
         Class::Foreign | Class::Esp { in_udp: false, .. } => return Ok(TC_CONTINUE),
         Class::Esp { source, spi, .. } => {

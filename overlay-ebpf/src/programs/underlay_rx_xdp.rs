@@ -32,7 +32,7 @@ pub fn underlay_rx_xdp(ctx: &XdpContext) -> Result<u32, Drop> {
     };
     let length = length(ctx);
     let drop = |reason| Drop::new(reason, Direction::FromUnderlay);
-    match outer::classify(ctx, config, outer::Known, length).map_err(drop)? {
+    match outer::classify(ctx, config, length).map_err(drop)? {
         Class::Foreign => Ok(XDP_PASS),
         Class::Esp { source, spi, .. } => {
             outer::check_esp_source(config, source, spi)?;

@@ -25,17 +25,6 @@ pub unsafe fn clear<T>(room: &mut MaybeUninit<T>) -> &mut T {
     }
 }
 
-/// Whether two addresses are the same.
-#[inline(always)]
-pub fn equal(a: &[u8; 16], b: &[u8; 16]) -> bool {
-    let words = |address: &[u8; 16]| -> [u32; 4] {
-        // SAFETY: sixteen bytes are four words, whatever their alignment.
-        unsafe { ptr::read_unaligned(ptr::from_ref(address).cast()) }
-    };
-    let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (words(a), words(b));
-    (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3) == 0
-}
-
 /// [`ids::mapped`]. The zeros are of a value that LLVM does not see, or it would clear them by a call.
 #[inline(always)]
 pub fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {

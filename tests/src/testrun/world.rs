@@ -255,14 +255,6 @@ impl World {
 
     /// Adds an entry of `sas`.
     pub fn sa(&mut self, spi: u32, receiver: u32, peer: u32, direction: SaDirection) {
-        let (own, other) = match peer {
-            PEER6 => (LOCAL6, REMOTE6),
-            _ => (mapped(LOCAL4), mapped(REMOTE4)),
-        };
-        let (source, destination) = match direction {
-            SaDirection::In => (other, own),
-            SaDirection::Out => (own, other),
-        };
         self.maps.sas.insert(
             SecurityAssociationKey { spi, receiver },
             SecurityAssociation {
@@ -275,8 +267,6 @@ impl World {
                 sender_generation: 1,
                 receiver_generation: 1,
                 key_id: [7; 8],
-                source,
-                destination,
             },
         );
     }
@@ -289,8 +279,6 @@ impl World {
                 vni,
                 mac: host.mac,
                 reserved: [0; 2],
-                ipv4: host.ip4,
-                ipv6: host.ip6,
             },
         );
         self.endpoint(vni, host, Location::Local, ifindex, 0);
@@ -302,19 +290,6 @@ impl World {
         self.maps
             .memberships
             .insert(MembershipKey { vni, peer }, Membership { endpoints: 1 });
-    }
-
-    /// Removes an endpoint.
-    pub fn forget(&mut self, vni: u32, host: Host) {
-        let Host { mac, ip4, ip6 } = host;
-        self.maps.endpoints.remove(&EndpointKey {
-            vni,
-            mac,
-            reserved: [0; 2],
-        });
-        for address in [mapped(ip4), ip6] {
-            self.maps.addresses.remove(&AddressKey { vni, address });
-        }
     }
 
     fn endpoint(&mut self, vni: u32, host: Host, location: Location, ifindex: u32, peer: u32) {
@@ -337,7 +312,6 @@ impl World {
                 Address {
                     mac,
                     reserved: [0; 2],
-                    peer,
                 },
             );
         }

@@ -1,7 +1,7 @@
 //! What both receive programs ask of a packet to our port. XDP asks first; TC asks again, for the
 //! packets of devices without XDP. Each row is held against both.
 
-use overlay_ebpf::abi::{ConfigFlags, MembershipKey, VtepRole, ids::mapped};
+use overlay_ebpf::abi::{ConfigFlags, EndpointKey, MembershipKey, VtepRole, ids::mapped};
 use overlay_tests::testrun::{
     Row, World,
     frames::{
@@ -563,7 +563,12 @@ fn inner() -> Vec<Case> {
                 peer: PEER4,
             };
             world.maps.memberships.remove(&key);
-            world.forget(PLAIN, C);
+            let key = EndpointKey {
+                vni: PLAIN,
+                mac: C.mac,
+                reserved: [0; 2],
+            };
+            world.maps.endpoints.remove(&key);
         }),
     );
     cases.push(
@@ -580,7 +585,14 @@ fn inner() -> Vec<Case> {
             arriving4(PLAIN, &good),
             Reason::SourceNotOwned,
         )
-        .with(|world| world.forget(PLAIN, C)),
+        .with(|world| {
+            let key = EndpointKey {
+                vni: PLAIN,
+                mac: C.mac,
+                reserved: [0; 2],
+            };
+            world.maps.endpoints.remove(&key);
+        }),
     );
     cases
 }

@@ -9,7 +9,6 @@ use crate::dataplane::{
     key_id::KeyId,
     objects::{Encap, Objects, Policy, PolicyAction, PolicyKey, State, StateKey, StateMode},
     problem::{Problem, Subject},
-    step::mapped_bytes,
 };
 
 /// Packets the anti-replay window spans: enough for reordering between CPUs that send on one SA.
@@ -105,8 +104,6 @@ fn install(plan: &Plan<'_>, peer: &PeerPlan<'_>, sa: &SecurityAssociation, objec
             sender_generation: sa.sender_generation,
             receiver_generation: sa.receiver_generation,
             key_id,
-            source: mapped_bytes(source),
-            destination: mapped_bytes(destination),
         },
     );
     if sa.direction == Direction::Out {

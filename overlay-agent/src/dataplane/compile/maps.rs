@@ -1,6 +1,6 @@
 //! The entries of the BPF maps.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use overlay_ebpf::abi::{self, MacAddr, NetworkFlags, Vni, VtepRole};
 
@@ -57,7 +57,7 @@ fn endpoint_key(vni: Vni, mac: MacAddr) -> abi::EndpointKey {
     }
 }
 
-fn address(maps: &mut MapEntries, vni: Vni, ip: IpAddr, mac: MacAddr, peer: u32) {
+fn address(maps: &mut MapEntries, vni: Vni, ip: std::net::IpAddr, mac: MacAddr) {
     maps.addresses.insert(
         abi::AddressKey {
             vni: vni.get(),
@@ -66,40 +66,26 @@ fn address(maps: &mut MapEntries, vni: Vni, ip: IpAddr, mac: MacAddr, peer: u32)
         abi::Address {
             mac: mac.0,
             reserved: [0; 2],
-            peer,
         },
     );
 }
 
 fn local_endpoint(endpoint: &LocalEndpoint, maps: &mut MapEntries) {
     let device = host_device_name(endpoint.vni, endpoint.mac);
-    let addresses = || endpoint.addresses.iter().map(|&(ip, _)| ip);
     maps.local_ports.insert(
         device.clone(),
         abi::LocalPort {
             vni: endpoint.vni.get(),
             mac: endpoint.mac.0,
             reserved: [0; 2],
-            ipv4: addresses()
-                .find_map(|ip| match ip {
-                    IpAddr::V4(ip) => Some(ip.octets()),
-                    IpAddr::V6(_) => None,
-                })
-                .unwrap_or_default(),
-            ipv6: addresses()
-                .find_map(|ip| match ip {
-                    IpAddr::V4(_) => None,
-                    IpAddr::V6(ip) => Some(ip.octets()),
-                })
-                .unwrap_or_default(),
         },
     );
     maps.endpoints.insert(
         endpoint_key(endpoint.vni, endpoint.mac),
         EndpointEntry::Local { device },
     );
-    for ip in addresses() {
-        address(maps, endpoint.vni, ip, endpoint.mac, 0);
+    for &(ip, _) in &endpoint.addresses {
+        address(maps, endpoint.vni, ip, endpoint.mac);
     }
 }
 
@@ -114,7 +100,7 @@ fn remote_endpoints(plan: &Plan<'_>, maps: &mut MapEntries) {
             EndpointEntry::Remote { peer },
         );
         for &ip in &endpoint.addresses {
-            address(maps, vni, ip, endpoint.mac, peer);
+            address(maps, vni, ip, endpoint.mac);
         }
         let key = abi::MembershipKey {
             vni: vni.get(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use serde_json::{Map, Value, json};
 
 use super::{Count, Counters};
-use crate::dataplane::objects::{Firewall, GRO, HOP, REENTRY, XFRM};
+use crate::dataplane::objects::{Firewall, GRO, HOP, XFRM};
 
 pub(super) const FAMILY: &str = "inet";
 pub(super) const NAME: &str = "overlay";
@@ -77,17 +77,6 @@ fn objects(firewall: &Firewall) -> Vec<Value> {
             ],
         ),
     ];
-    // Every encrypted packet passes here, and no further rule of this chain: `reentry` lets nothing else
-    // in.
-    objects.push(rule(
-        PREROUTING,
-        "re-entered packets",
-        vec![
-            matches(json!({ "meta": { "key": "iifname" } }), json!(REENTRY)),
-            json!({ "notrack": null }),
-            json!({ "accept": null }),
-        ],
-    ));
     // Their programs take every packet. Without them, while one starts, stops or is lost, what a
     // stranger put in VXLAN would be input of the host.
     for device in [GRO, HOP, XFRM] {
@@ -109,15 +98,20 @@ fn objects(firewall: &Firewall) -> Vec<Value> {
         objects.extend([
             rule(
                 PREROUTING,
+                "re-entered packets",
+                vec![vtep("saddr"), udp(), notrack()],
+            ),
+            rule(
+                PREROUTING,
                 "received VXLAN",
-                vec![udp(), vtep("daddr"), notrack()],
+                vec![vtep("daddr"), udp(), notrack()],
             ),
             rule(
                 PREROUTING,
                 "received ESP",
-                vec![esp(), vtep("daddr"), notrack()],
+                vec![vtep("daddr"), esp(), notrack()],
             ),
-            rule(OUTPUT, "sent ESP", vec![esp(), vtep("saddr"), notrack()]),
+            rule(OUTPUT, "sent ESP", vec![vtep("saddr"), esp(), notrack()]),
         ]);
         // What XFRM sends passes the output hook too, so that what local processes send to the port is
         // left to `underlay_audit`. Received, `underlay_rx` has made ESP of it.

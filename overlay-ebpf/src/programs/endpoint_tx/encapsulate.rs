@@ -25,7 +25,6 @@ use super::{
 };
 use crate::programs::{
     frame::{SkBuffFields as _, copy_ethernet, store_words},
-    maps::OfPeer,
     origin,
 };
 
@@ -42,20 +41,17 @@ pub struct Exit {
     pub macs: Macs,
 }
 
-/// Where a frame is sent, and how.
-pub struct To<'a> {
-    pub config: &'a Config,
-    pub peer: &'a Peer,
-    pub kept: OfPeer,
-}
-
-/// Encapsulates the frame for a peer and redirects it.
+/// Encapsulates the frame for `peer` and redirects it.
 ///
 /// Not inlined: its stack frame is not there while another function's is.
 #[inline(never)]
-pub fn to_peer(ctx: &TcContext, to: &To<'_>, flow: &Flow) -> Result<i32, DropReason> {
-    let &To { config, peer, kept } = to;
-    let exit = exit(ctx, config, peer, kept, flow)?;
+pub fn to_peer(
+    ctx: &TcContext,
+    config: &Config,
+    peer: &Peer,
+    flow: &Flow,
+) -> Result<i32, DropReason> {
+    let exit = exit(ctx, config, peer, flow)?;
     let ipv6 = !is_mapped(&peer.vtep);
     make_room(ctx, ipv6, flow.ip)?;
     if !write(ctx, config, peer, flow, &exit) {
@@ -73,11 +69,10 @@ pub fn exit(
     ctx: &TcContext,
     config: &Config,
     peer: &Peer,
-    kept: OfPeer,
     flow: &Flow,
 ) -> Result<Exit, DropReason> {
     if !flow.encrypted {
-        let exit = next_hop::look_up(ctx, config, peer, kept, flow.outer_len(config, peer))
+        let exit = next_hop::look_up(ctx, config, peer, flow.outer_len(config, peer))
             .map_err(NoWay::reason)?;
         ctx.set_mark(0);
         ctx.set_tc_index(origin::PLAIN);
@@ -85,7 +80,7 @@ pub fn exit(
     }
     if flow.packet_len > SAFE_LEN
         && let Err(NoWay::TooBig { .. }) =
-            next_hop::look_up(ctx, config, peer, kept, flow.outer_len(config, peer))
+            next_hop::look_up(ctx, config, peer, flow.outer_len(config, peer))
     {
         return Err(DropReason::FrameTooBig);
     }

@@ -24,7 +24,7 @@ use overlay_ebpf::{
 
 use super::{
     frame::{self, Frame as _, SkBuffFields as _},
-    maps::{self, OfPeer},
+    maps,
     report::Drop,
     source,
 };
@@ -48,7 +48,7 @@ pub fn endpoint_tx(ctx: &TcContext) -> Result<i32, Drop> {
     let network = maps::network(&NetworkKey { vni }).ok_or(drop(DropReason::UnknownNetwork))?;
 
     frame::make_linear(ctx, HEADERS);
-    let ethernet = Ethernet::parse(&ctx.fetch::<14>(0).ok_or(drop(DropReason::TooShort))?);
+    let ethernet = Ethernet::parse(ctx.bytes::<14>(0).ok_or(drop(DropReason::TooShort))?);
     if ctx.has_vlan_tag() || matches!(ethernet.ether_type, ether_type::VLAN | ether_type::QINQ) {
         return Err(drop(DropReason::VlanTag));
     }
@@ -58,9 +58,7 @@ pub fn endpoint_tx(ctx: &TcContext) -> Result<i32, Drop> {
     if ethernet.source != port.mac {
         return Err(drop(DropReason::SpoofedMac));
     }
-    if !source::is_port(ctx, ethernet.ether_type, port) {
-        source::check::<_, 14>(ctx, ethernet.ether_type, vni, &port.mac).map_err(drop)?;
-    }
+    source::check::<_, 14>(ctx, ethernet.ether_type, vni, &port.mac).map_err(drop)?;
 
     let replicates = network.flags & NetworkFlags::REPLICATE != 0;
     match neighbour::answer(ctx, ethernet.ether_type, vni).map_err(drop)? {
@@ -99,24 +97,23 @@ pub fn endpoint_tx(ctx: &TcContext) -> Result<i32, Drop> {
     })
     .ok_or(drop(DropReason::NoPeer))?;
     let length = ctx.len();
-    let kept = maps::of_peer(endpoint.peer);
-    let verdict = match encapsulate::to_peer(ctx, &encapsulate::To { config, peer, kept }, &flow) {
+    let verdict = match encapsulate::to_peer(ctx, config, peer, &flow) {
         Ok(verdict) => verdict,
         // The path has become narrower than the network's MTU.
         Err(DropReason::FrameTooBig) => {
-            let mtu = path_mtu(ctx, config, peer, kept, &flow);
+            let mtu = path_mtu(ctx, config, peer, &flow);
             return too_big::tell(ctx, mtu).ok_or(drop(DropReason::FrameTooBig));
         }
         Err(reason) => return Err(drop(reason)),
     };
-    kept.count_tx(length);
+    maps::count_tx(endpoint.peer, length);
     Ok(verdict)
 }
 
 /// Largest inner packet that fits the path to `peer` now.
 #[inline(always)]
-fn path_mtu(ctx: &TcContext, config: &Config, peer: &Peer, kept: OfPeer, flow: &Flow) -> u32 {
-    let outer = match next_hop::look_up(ctx, config, peer, kept, u16::MAX) {
+fn path_mtu(ctx: &TcContext, config: &Config, peer: &Peer, flow: &Flow) -> u32 {
+    let outer = match next_hop::look_up(ctx, config, peer, u16::MAX) {
         Err(NoWay::TooBig { path_mtu }) => u32::from(path_mtu),
         _ => peer.underlay_mtu,
     };

@@ -5,16 +5,16 @@ use core::{mem::MaybeUninit, ptr};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, bpf_fib_lookup as FibLookup},
-    helpers::{bpf_fib_lookup, bpf_jiffies64},
+    helpers::bpf_fib_lookup,
     programs::TcContext,
 };
 use overlay_ebpf::{
-    abi::{Config, DropReason, Peer, Route, ids::is_mapped},
+    abi::{Config, DropReason, Peer, ids::is_mapped},
     packet::outer::Macs,
 };
 
 use super::encapsulate::Exit;
-use crate::programs::{maps::OfPeer, words};
+use crate::programs::words;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -37,64 +37,23 @@ impl NoWay {
     }
 }
 
-/// The way for an outer packet of `outer_len` bytes. The kernel's answer knows what path MTU discovery
-/// has learnt; the agent keeps the next hop's neighbour entry resolved.
+/// Looks the route up for an outer packet of `outer_len` bytes. The kernel's answer knows what path
+/// MTU discovery has learnt; the agent keeps the next hop's neighbour entry resolved.
 ///
-/// The answer is asked for once in a tick of the kernel (1 to 10 ms) on each CPU.
-#[inline(always)]
+/// Not inlined: the parameter block's place on the stack is given back.
+#[inline(never)]
 pub fn look_up(
     ctx: &TcContext,
     config: &Config,
     peer: &Peer,
-    kept: OfPeer,
     outer_len: u16,
 ) -> Result<Exit, NoWay> {
-    // SAFETY: the helper has no preconditions.
-    let tick = unsafe { bpf_jiffies64() };
-    if let Some(route) = kept.route(tick) {
-        if u32::from(outer_len) > route.mtu {
-            return Err(NoWay::TooBig {
-                path_mtu: route.mtu as u16,
-            });
-        }
-        return Ok(exit(route));
-    }
-    let mut route = Route {
-        tick,
-        ifindex: 0,
-        mtu: u32::from(outer_len),
-        destination: [0; 3],
-        source: [0; 3],
-        reserved: [0; 4],
-    };
-    ask(ctx, config, peer, &mut route)?;
-    kept.keep(&route);
-    Ok(exit(&route))
-}
-
-#[inline(always)]
-fn exit(route: &Route) -> Exit {
-    Exit {
-        ifindex: route.ifindex,
-        flags: 0,
-        macs: Macs {
-            destination: route.destination,
-            source: route.source,
-        },
-    }
-}
-
-/// Asks the routing table, for a packet of `route.mtu` bytes, and fills `route` in.
-///
-/// Not inlined: the parameter block's place on the stack is given back.
-#[inline(never)]
-fn ask(ctx: &TcContext, config: &Config, peer: &Peer, route: &mut Route) -> Result<(), NoWay> {
     let mut room = MaybeUninit::uninit();
     // SAFETY: an all-zero parameter block is valid.
     let params: &mut FibLookup = unsafe { words::clear(&mut room) };
     // The lookup is one for forwarding, which `ovl-in` has enabled.
     params.ifindex = config.reentry_ifindex;
-    params.__bindgen_anon_1.tot_len = route.mtu as u16;
+    params.__bindgen_anon_1.tot_len = outer_len;
     if is_mapped(&peer.vtep) {
         params.family = AF_INET;
         let [.., a, b, c, d] = peer.local_vtep;
@@ -128,16 +87,15 @@ fn ask(ctx: &TcContext, config: &Config, peer: &Peer, route: &mut Route) -> Resu
         return Err(NoWay::NoRoute);
     }
     // SAFETY: both fields stand at even offsets of the parameter block.
-    unsafe {
-        route.destination = *(&raw const params.dmac).cast::<[u16; 3]>();
-        route.source = *(&raw const params.smac).cast::<[u16; 3]>();
-    }
-    route.ifindex = params.ifindex;
-    // SAFETY: the kernel has written the field, because the length was given.
-    route.mtu = match unsafe { params.__bindgen_anon_1.mtu_result } {
-        // 65,536 and more.
-        0 => u32::from(u16::MAX),
-        mtu => u32::from(mtu),
+    let macs = unsafe {
+        Macs {
+            destination: *(&raw const params.dmac).cast::<[u16; 3]>(),
+            source: *(&raw const params.smac).cast::<[u16; 3]>(),
+        }
     };
-    Ok(())
+    Ok(Exit {
+        ifindex: params.ifindex,
+        flags: 0,
+        macs,
+    })
 }

@@ -137,8 +137,7 @@ fn to_peer(
         packet_len: 0,
     };
     let wanted = if is_mapped(&peer.vtep) { V4 } else { V6 };
-    let kept = maps::of_peer(index);
-    let exit = encapsulate::exit(ctx, config, peer, kept, &flow).ok()?;
+    let exit = encapsulate::exit(ctx, config, peer, &flow).ok()?;
     if *room == 0 {
         encapsulate::make_room(ctx, wanted == V6, flow.ip).ok()?;
     } else if wanted == V6 && *room == V4 {
@@ -154,6 +153,6 @@ fn to_peer(
         return None;
     }
     ctx.clone_redirect(exit.ifindex, exit.flags).ok()?;
-    kept.count_tx(flow.frame_len);
+    maps::count_tx(index, flow.frame_len);
     Some(())
 }

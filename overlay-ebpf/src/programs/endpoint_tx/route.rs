@@ -72,8 +72,8 @@ pub fn inner_flow(
     let whole = ctx.len() - l3 as u32;
     match kind {
         ether_type::IPV4 => {
-            let header = ctx.fetch::<20>(l3).ok_or(DropReason::TooShort)?;
-            let ip = Ipv4::parse(&header).map_err(|_| DropReason::TooShort)?;
+            let header = ctx.bytes::<20>(l3).ok_or(DropReason::TooShort)?;
+            let ip = Ipv4::parse(header).map_err(|_| DropReason::TooShort)?;
             if u32::from(ip.total_len) > whole {
                 return Err(DropReason::TooShort);
             }
@@ -94,8 +94,8 @@ pub fn inner_flow(
             })
         }
         ether_type::IPV6 => {
-            let header = ctx.fetch::<40>(l3).ok_or(DropReason::TooShort)?;
-            let ip = Ipv6::parse(&header).map_err(|_| DropReason::TooShort)?;
+            let header = ctx.bytes::<40>(l3).ok_or(DropReason::TooShort)?;
+            let ip = Ipv6::parse(header).map_err(|_| DropReason::TooShort)?;
             if u32::from(ip.payload_len) + 40 > whole {
                 return Err(DropReason::TooShort);
             }
@@ -114,7 +114,7 @@ pub fn inner_flow(
             vni,
             encrypted,
             frame_len: whole + 14,
-            hash: flow::hash_ethernet(&ctx.fetch::<14>(0).ok_or(DropReason::TooShort)?),
+            hash: flow::hash_ethernet(ctx.bytes::<14>(0).ok_or(DropReason::TooShort)?),
             dscp_ecn: 0,
             ip: false,
             packet_len: whole,
@@ -126,8 +126,8 @@ pub fn inner_flow(
 #[inline(always)]
 fn ports(ctx: &TcContext, l4: usize, protocol: u8) -> u32 {
     match protocol {
-        ip_protocol::TCP | ip_protocol::UDP => match ctx.fetch::<4>(l4) {
-            Some(bytes) => u32::from_be_bytes(bytes),
+        ip_protocol::TCP | ip_protocol::UDP => match ctx.bytes::<4>(l4) {
+            Some(bytes) => u32::from_be_bytes(*bytes),
             None => 0,
         },
         _ => 0,
