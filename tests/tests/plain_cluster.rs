@@ -73,8 +73,11 @@ fn four_commands_connect_containers_and_give_them_names() -> Result<()> {
         ("c.green", cluster.lab.ip("c", "green")?),
         ("b.red", cluster.lab.ip("b", "red")?),
     ] {
-        let found = overlay_tests::cluster::resolve(cluster.lab.netns("a")?, asked)?;
-        ensure!(found == [answer], "{asked} is {found:?}, and not {answer}");
+        eventually(SETTLE, || {
+            let found = overlay_tests::cluster::resolve(cluster.lab.netns("a")?, asked)?;
+            ensure!(found == [answer], "{asked} is {found:?}, and not {answer}");
+            Ok(())
+        })?;
     }
 
     cluster.overlay(3, &["endpoint", "detach", "green", "c"])?;

@@ -13,6 +13,7 @@ use crate::{
     },
     daemon::node::{AttachError, DetachError},
     dataplane::{desired::LocalEndpoint, endpoint_name::host_device_name},
+    kernel::netns::Netns,
     member::{self, attach},
 };
 
@@ -68,6 +69,7 @@ impl Agent {
     pub(super) async fn do_attach(&self, request: EndpointAttach) -> Result<Endpoint, ApiError> {
         let running = self.running()?;
         let request = request.into_request()?;
+        Netns::open(&request.netns).map_err(|error| ApiError::bad_request(&error))?;
         let attached = running.node.attach(request).await;
         let endpoint = attached.map_err(|error| attach_error(&error))?;
         let mut answer = local(&running, &endpoint);

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use overlay_cluster::{
     id::NodeId,
     log::{
         command::{Command, Outcome},
         networks::{Network as Logged, NetworkRequest},
         state::Cluster,
+        subnet,
     },
 };
 use overlay_ebpf::abi::Vni;
@@ -16,7 +18,9 @@ use super::{Agent, Running, errors, membership::not_open};
 use crate::{
     api::{
         ApiError, Code, Time,
-        network::{Blocks, Network, NetworkCreate, NetworkDetail, PruneRequest, Pruned},
+        network::{
+            Blocks, Network, NetworkCreate, NetworkDetail, PruneRequest, Pruned, SubnetSpec,
+        },
     },
     daemon::managers::Managers,
     kernel::routes,
@@ -35,6 +39,10 @@ impl Agent {
         let running = self.running()?;
         manager(&running)?;
         let name = request.name.clone();
+        let mut request = request;
+        if request.subnets.is_empty() {
+            request.subnets = vec![free_subnet(&running).await?];
+        }
         for subnet in &request.subnets {
             check_routes(subnet.subnet).await?;
         }
@@ -190,7 +198,7 @@ fn count(running: &Running, vni: Vni) -> u32 {
     u32::try_from(of.count()).unwrap_or(u32::MAX)
 }
 
-fn blocks(log: &Cluster, vni: Vni) -> BTreeMap<NodeId, Vec<ipnet::IpNet>> {
+fn blocks(log: &Cluster, vni: Vni) -> BTreeMap<NodeId, Vec<IpNet>> {
     let mut blocks: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (of, node, block) in log.blocks().held() {
         if of == vni {
@@ -200,8 +208,39 @@ fn blocks(log: &Cluster, vni: Vni) -> BTreeMap<NodeId, Vec<ipnet::IpNet>> {
     blocks
 }
 
+/// A subnet of the cluster's pools that no network has and this host reaches nowhere else.
+async fn free_subnet(running: &Running) -> Result<SubnetSpec, ApiError> {
+    let mut taken: Vec<IpNet> = known(running)
+        .values()
+        .flat_map(|network| network.subnets.values().map(|subnet| subnet.net()))
+        .collect();
+    let pools = running.node.view().settings.subnet_pools.clone();
+    for pool in &pools {
+        while let Some(subnet) = subnet::free_subnet(&pool.net, pool.prefix, &taken) {
+            let found = routes::overlapping(subnet).await;
+            match found.map_err(|error| errors::host(&error))? {
+                None => {
+                    return Ok(SubnetSpec {
+                        subnet,
+                        gateway: None,
+                        ip_range: None,
+                        block_prefix: None,
+                    });
+                }
+                Some(route) => taken.push(route.net),
+            }
+        }
+    }
+    let pools: Vec<_> = pools.iter().map(|pool| pool.net.to_string()).collect();
+    Err(ApiError::new(
+        Code::Conflict,
+        format!("no subnet is free in the pools {}", pools.join(", ")),
+        "give one with `--subnet`",
+    ))
+}
+
 /// A subnet that this host reaches elsewhere would be cut off from it.
-async fn check_routes(subnet: ipnet::IpNet) -> Result<(), ApiError> {
+async fn check_routes(subnet: IpNet) -> Result<(), ApiError> {
     let found = routes::overlapping(subnet).await;
     match found.map_err(|error| errors::host(&error))? {
         None => Ok(()),

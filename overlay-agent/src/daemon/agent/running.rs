@@ -58,6 +58,8 @@ use crate::{
 const END: Duration = Duration::from_secs(10);
 /// Between two attempts to begin or end being a manager.
 const AGAIN: Duration = Duration::from_secs(5);
+/// For managers to answer a node that starts.
+const FRESHEN: Duration = Duration::from_secs(5);
 /// How often the leader looks at the age of the roots when nothing calls it.
 const ROOTS: Duration = Duration::from_secs(60);
 
@@ -173,6 +175,22 @@ impl Running {
                 key: begun.key,
                 managers: begun.managers,
             };
+        } else {
+            if is_manager(&stored.view) {
+                part = open_part(&files, &stored.view, &client, &bureau)
+                    .await
+                    .unwrap_or_else(|error| {
+                        tracing::error!(%error, "this manager does not begin; it is tried again");
+                        Part::Worker
+                    });
+            }
+            if let Part::Manager { managers, .. } = &part {
+                bureau.set_managers(Some(managers.clone()));
+                upstream.set_desk(Some(desk.clone()));
+            }
+            upstream.follow(&stored.view);
+            freshen(&mut stored.view, &upstream).await;
+            members.take_view(&stored.view);
         }
         if let Err(error) = membership.keep_view(&stored.view) {
             end(part).await;
@@ -364,36 +382,26 @@ impl Running {
     }
 
     async fn become_manager(&self) -> Result<(), RunError> {
-        let opened = if self.files.exists()? {
-            self.files.open()?
-        } else {
-            let mut rng = rng()?;
-            Opened::Open(self.files.create(Lock::Disk, &mut rng)?.key)
-        };
-        match opened {
-            Opened::Open(key) => self.run_manager(key).await,
-            Opened::Locked => {
-                tracing::warn!("the managers' state is locked: unlock it with `overlay unlock`");
-                *self.part() = Part::Locked;
-                Ok(())
-            }
-        }
+        let view = self.node.view();
+        let part = open_part(&self.files, &view, &self.client, &self.bureau).await?;
+        self.take_part(part);
+        Ok(())
     }
 
     async fn run_manager(&self, key: DataKey) -> Result<(), RunError> {
         let view = self.node.view();
-        let setup = setup(&self.files, &view, &self.client, &self.bureau, &key)?;
-        let managers = if self.files.store().exists() {
-            managers::open(setup).await?
-        } else {
-            managers::await_promotion(setup).await?
-        };
-        self.bureau.set_managers(Some(managers.clone()));
-        self.upstream.set_desk(Some(self.desk.clone()));
-        *self.part() = Part::Manager { key, managers };
-        self.changed.send_modify(|count| *count += 1);
-        tracing::info!("this node is a manager");
+        let part = run_part(&self.files, &view, &self.client, &self.bureau, key).await?;
+        self.take_part(part);
         Ok(())
+    }
+
+    fn take_part(&self, part: Part) {
+        if let Part::Manager { managers, .. } = &part {
+            self.bureau.set_managers(Some(managers.clone()));
+            self.upstream.set_desk(Some(self.desk.clone()));
+        }
+        *self.part() = part;
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Believes the log of this manager in what views do not say: who was put out.
@@ -492,6 +500,72 @@ async fn begin(
         key: key.clone(),
         managers,
     }))
+}
+
+fn is_manager(view: &View) -> bool {
+    let own = view.peers.get(&view.node);
+    own.is_some_and(|own| own.role == Role::Manager)
+}
+
+/// The managers' part of a node whose role is manager.
+async fn open_part(
+    files: &Manager,
+    view: &View,
+    client: &Client,
+    bureau: &Arc<Bureau>,
+) -> Result<Part, RunError> {
+    let opened = if files.exists()? {
+        files.open()?
+    } else {
+        Opened::Open(files.create(Lock::Disk, &mut rng()?)?.key)
+    };
+    match opened {
+        Opened::Open(key) => run_part(files, view, client, bureau, key).await,
+        Opened::Locked => {
+            tracing::warn!("the managers' state is locked: unlock it with `overlay unlock`");
+            Ok(Part::Locked)
+        }
+    }
+}
+
+async fn run_part(
+    files: &Manager,
+    view: &View,
+    client: &Client,
+    bureau: &Arc<Bureau>,
+    key: DataKey,
+) -> Result<Part, RunError> {
+    let setup = setup(files, view, client, bureau, &key)?;
+    let managers = if files.store().exists() {
+        managers::open(setup).await?
+    } else {
+        managers::await_promotion(setup).await?
+    };
+    tracing::info!("this node is a manager");
+    Ok(Part::Manager { key, managers })
+}
+
+/// Pulls what has changed since the view was kept, before the node goes by it: what an earlier agent
+/// did by a newer one is in the kernel, and stays. Without an answer the node begins with what it has.
+async fn freshen(view: &mut View, upstream: &Upstream) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < FRESHEN {
+        let left = FRESHEN.saturating_sub(begun.elapsed());
+        match timeout(left, upstream.pull_view(Some(view.version))).await {
+            // A manager that begins itself may not have carried out all of its log yet: that is no
+            // update.
+            Ok(Ok(update)) => {
+                if view.take(update).is_ok() {
+                    return;
+                }
+            }
+            Ok(Err(node::UpstreamError::PutOut(_))) => return,
+            Ok(Err(error)) => tracing::debug!(%error, "the view is not pulled yet"),
+            Err(_) => {}
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    tracing::warn!("no manager answers: this node begins with the view that it kept");
 }
 
 async fn end(part: Part) {

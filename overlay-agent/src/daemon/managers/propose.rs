@@ -10,11 +10,11 @@ use overlay_cluster::{
         state::State,
     },
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Inner, Managers,
-    address::id,
+    address::{Address, id},
     duties::{self, VoterStep},
 };
 use crate::daemon::{
@@ -154,7 +154,11 @@ impl Inner {
                 .map_err(late)?;
             if of == id(self.setup.index) {
                 drop(changing);
-                return self.hand_over(node, command).await;
+                let others = voting.voters.iter().filter(|voter| **voter != of);
+                let others: Vec<_> = others
+                    .filter_map(|voter| voting.managers.get(voter).copied())
+                    .collect();
+                return self.hand_over(command, &others).await;
             }
         } else if voting.learners.contains(&of) {
             self.change_voters(&VoterStep::Forget(of), &voting)
@@ -174,21 +178,29 @@ impl Inner {
         Ok(())
     }
 
-    /// This manager has given up its vote. The next leader carries out the command.
-    async fn hand_over(&self, node: NodeId, command: Command) -> Result<Outcome, ProposeRefused> {
-        let mut metrics = self.raft.metrics();
-        let own = id(self.setup.index);
-        let next = timeout(self.setup.timing.settle, async {
-            let other = |leader: Option<u64>| leader.is_some_and(|leader| leader != own);
-            let _ = metrics.wait_for(|now| other(now.current_leader)).await;
-        });
-        let _ = next.await;
-        match self.leader().filter(|(leader, _)| *leader != node) {
-            Some((leader, address)) => forward(&self.setup.client, leader, address, command).await,
-            None => Err(ProposeRefused::Undecided(
-                "this manager leads no longer, and the next leader is not known yet: try again"
-                    .into(),
-            )),
+    /// This manager has given up its vote. The next leader carries out the command: who that is, this
+    /// one is told no longer, so it asks those who vote.
+    async fn hand_over(
+        &self,
+        command: Command,
+        voters: &[Address],
+    ) -> Result<Outcome, ProposeRefused> {
+        let begun = Instant::now();
+        let mut last = "no other manager has a vote".to_owned();
+        while begun.elapsed() < self.setup.timing.settle {
+            for Address { node, control } in voters {
+                let client = &self.setup.client;
+                match forward(client, *node, *control, command.clone()).await {
+                    Err(
+                        refused @ (ProposeRefused::NotLeader { .. } | ProposeRefused::NoLeader(_)),
+                    ) => last = refused.to_string(),
+                    decided => return decided,
+                }
+            }
+            sleep(self.setup.timing.heartbeat).await;
         }
+        Err(ProposeRefused::Undecided(format!(
+            "this manager leads no longer, and the next one is not elected yet: {last}"
+        )))
     }
 }

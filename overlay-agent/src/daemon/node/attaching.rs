@@ -16,7 +16,7 @@ use crate::{
 /// Leases that one endpoint may need: one of each family, and some that others took meanwhile.
 const LEASES: usize = 6;
 /// For the kernel to have it.
-const KERNEL: Duration = Duration::from_secs(30);
+const KERNEL: Duration = Duration::from_secs(90);
 
 /// Why an endpoint is not attached. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
