@@ -192,7 +192,7 @@ mod tests {
             r#"{"key":["OVLKEY-secret"]}"#,
             r#""OVLKEY-secret""#,
             r#"{"key":"OVLKEY-secret"#,
-            r#"["OVLKEY-secret\""]"#,
+            r#"[["OVLKEY-secret"]]"#,
         ] {
             let error = parse::<UnlockRequest>(body.as_bytes()).unwrap_err();
             assert!(!error.to_string().contains("secret"), "{body}: {error}");

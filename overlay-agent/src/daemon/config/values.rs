@@ -180,7 +180,7 @@ impl TryFrom<String> for Level {
         let words = |part: &str| {
             // `Targets` takes any word for a module and logs all of it.
             let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-            tracing_subscriber::filter::LevelFilter::from_str(level).is_ok()
+            !level.is_empty() && tracing_subscriber::filter::LevelFilter::from_str(level).is_ok()
         };
         match Targets::from_str(&text) {
             Ok(targets) if text.split(',').all(|part| words(part.trim())) => {

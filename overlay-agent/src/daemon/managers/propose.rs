@@ -3,7 +3,6 @@
 use openraft::error::{ClientWriteError, RaftError};
 use overlay_cluster::{
     control::member::ProposeRefused,
-    id::NodeId,
     log::{
         command::{Command, Outcome},
         epochs::Reason,
@@ -51,7 +50,7 @@ impl Inner {
     async fn propose(&self, command: Command) -> Result<Outcome, ProposeRefused> {
         self.wait_for_leader().await?;
         match self.with_log(|log| duties::put_out(log?, &command)) {
-            Some((node, of)) => self.put_out(node, of, command).await,
+            Some((_, of)) => self.put_out(of, command).await,
             None => self.write(command).await,
         }
     }
@@ -125,12 +124,7 @@ impl Inner {
     }
 
     /// Carries out a command that takes `node`, number `of`, out of office: first its vote goes.
-    async fn put_out(
-        &self,
-        node: NodeId,
-        of: u64,
-        command: Command,
-    ) -> Result<Outcome, ProposeRefused> {
+    async fn put_out(&self, of: u64, command: Command) -> Result<Outcome, ProposeRefused> {
         self.try_out(&command)?;
         let changing = self.changing.lock().await;
         let late = |error| ProposeRefused::Undecided(error);

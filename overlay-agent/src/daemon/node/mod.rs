@@ -47,7 +47,7 @@ use tokio::{
     net::UdpSocket,
     sync::{broadcast, watch},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use self::{
@@ -163,10 +163,12 @@ impl Node {
             upstream,
             known,
         } = setup;
-        let socket = bind(listen).map_err(|error| StartError::Listen {
-            address: listen,
-            error,
-        })?;
+        let socket = bind_soon(listen)
+            .await
+            .map_err(|error| StartError::Listen {
+                address: listen,
+                error,
+            })?;
         let newest = membership.newest_epoch()?;
         let generation = membership.start()?;
         let before = endpoints::read(&directories.run)?;
@@ -424,6 +426,20 @@ fn remembered(directories: &Directories, view: &View) -> Vec<(NodeId, Endpoint)>
             Some((*owners.get(&endpoint.peer)?, remembered))
         })
         .collect()
+}
+
+/// The same, where an agent that ends may have the port for a moment longer.
+async fn bind_soon(address: SocketAddr) -> io::Result<UdpSocket> {
+    const ATTEMPTS: u32 = 20;
+    for _ in 0..ATTEMPTS {
+        match bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                sleep(Duration::from_millis(100)).await;
+            }
+            bound => return bound,
+        }
+    }
+    bind(address)
 }
 
 /// The socket of gossip. One at `[::]` takes IPv4, too.

@@ -158,7 +158,12 @@ async fn a_worker_is_refused_on_the_raft_service() {
         }
         Err(refused) => refused,
     };
-    assert!(matches!(refused, ClientError::Alert { .. }), "{refused}");
+    // The alert may be lost behind a request that nobody reads.
+    let is_refusal = matches!(
+        refused,
+        ClientError::Alert { .. } | ClientError::Frame { .. } | ClientError::Closed { .. }
+    );
+    assert!(is_refusal, "{refused}");
     // It is a member for all that.
     assert!(world.nodes[&2].client.connect(at, node(1)).await.is_ok());
     // Nor is a worker called for it.

@@ -320,7 +320,7 @@ pub struct World {
 pub fn timing() -> Timing {
     Timing {
         heartbeat: Duration::from_millis(250),
-        election: (Duration::from_millis(1200), Duration::from_millis(2200)),
+        election: (Duration::from_millis(1500), Duration::from_secs(4)),
         tick: Duration::from_millis(150),
         propose: Duration::from_secs(4),
         settle: Duration::from_secs(6),
