@@ -227,13 +227,21 @@ impl Inner {
         })
     }
 
+    /// Whether another manager was heard lately.
+    fn hears(&self, of: u64) -> bool {
+        let silence = self.setup.timing.silence();
+        self.links.answering(silence).contains(&of)
+    }
+
     /// Whether the managers can decide, as far as this one knows.
     fn has_quorum(&self, metrics: &Metrics) -> bool {
         if metrics.running_state.is_err() {
             return false;
         }
         if !self.leads(metrics) {
-            return metrics.current_leader.is_some();
+            return metrics
+                .current_leader
+                .is_some_and(|leader| self.hears(leader));
         }
         let answering = self.links.answering(self.setup.timing.silence());
         let configs = metrics.membership_config.membership().get_joint_config();

@@ -9,11 +9,11 @@ use overlay_cluster::{
         state::State,
     },
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::{
     Inner, Managers,
-    address::{Address, id},
+    address::id,
     duties::{self, VoterStep},
 };
 use crate::daemon::{
@@ -71,7 +71,7 @@ impl Inner {
                     if self.has_quorum(&now) {
                         return Ok(());
                     }
-                } else if now.current_leader.is_some() {
+                } else if now.current_leader.is_some_and(|leader| self.hears(leader)) {
                     let leader = self.leader();
                     return Err(ProposeRefused::NotLeader { leader });
                 }
@@ -143,17 +143,13 @@ impl Inner {
                     "{name} cannot be taken out of the managers: {needed}"
                 )));
             }
+            if of == id(self.setup.index) {
+                drop(changing);
+                return self.hand_over(command).await;
+            }
             self.change_voters(&VoterStep::TakeOut(of), &voting)
                 .await
                 .map_err(late)?;
-            if of == id(self.setup.index) {
-                drop(changing);
-                let others = voting.voters.iter().filter(|voter| **voter != of);
-                let others: Vec<_> = others
-                    .filter_map(|voter| voting.managers.get(voter).copied())
-                    .collect();
-                return self.hand_over(command, &others).await;
-            }
         } else if voting.learners.contains(&of) {
             self.change_voters(&VoterStep::Forget(of), &voting)
                 .await
@@ -172,29 +168,25 @@ impl Inner {
         Ok(())
     }
 
-    /// This manager has given up its vote. The next leader carries out the command: who that is, this
-    /// one is told no longer, so it asks those who vote.
-    async fn hand_over(
-        &self,
-        command: Command,
-        voters: &[Address],
-    ) -> Result<Outcome, ProposeRefused> {
-        let begun = Instant::now();
-        let mut last = "no other manager has a vote".to_owned();
-        while begun.elapsed() < self.setup.timing.settle {
-            for Address { node, control } in voters {
-                let client = &self.setup.client;
-                match forward(client, *node, *control, command.clone()).await {
-                    Err(
-                        refused @ (ProposeRefused::NotLeader { .. } | ProposeRefused::NoLeader(_)),
-                    ) => last = refused.to_string(),
-                    decided => return decided,
-                }
-            }
-            sleep(self.setup.timing.heartbeat).await;
+    /// Lets another manager lead, and has it carry out the command: a leader that took its own vote away
+    /// would lead on, and nobody would be elected.
+    async fn hand_over(&self, command: Command) -> Result<Outcome, ProposeRefused> {
+        let own = id(self.setup.index);
+        let mut metrics = self.raft.metrics();
+        let config = self.raft.runtime_config();
+        // The others hear nothing, and elect one of them.
+        config.heartbeat(false);
+        config.elect(false);
+        let other = |leader: Option<u64>| leader.is_some_and(|leader| leader != own);
+        let handed = metrics.wait_for(|now| other(now.current_leader));
+        let handed = timeout(self.setup.timing.settle, handed).await.is_ok();
+        config.heartbeat(true);
+        config.elect(true);
+        match self.leader().filter(|_| handed) {
+            Some((leader, address)) => forward(&self.setup.client, leader, address, command).await,
+            None => Err(ProposeRefused::NoLeader(
+                "no other manager took the lead of this one, which is to leave office".into(),
+            )),
         }
-        Err(ProposeRefused::Undecided(format!(
-            "this manager leads no longer, and the next one is not elected yet: {last}"
-        )))
     }
 }
