@@ -58,11 +58,20 @@ impl Agent {
                 )));
             }
         };
-        // Who asks next finds it.
-        let _later = running.node.refresh().await;
-        known(&running).get(&vni).map(Network::from).ok_or_else(|| {
-            ApiError::unavailable(format!("network {name} is made, and not seen yet"))
-        })
+        // Who asks next finds it; a manager that does not lead may hear of it a moment later.
+        let begun = std::time::Instant::now();
+        loop {
+            let _later = running.node.refresh().await;
+            if let Some(network) = known(&running).get(&vni) {
+                return Ok(Network::from(network));
+            }
+            if begun.elapsed() > SEEN {
+                return Err(ApiError::unavailable(format!(
+                    "network {name} is made, and not seen yet"
+                )));
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
 
     pub(super) fn inspect_network(&self, wanted: &str) -> Result<NetworkDetail, ApiError> {
@@ -145,6 +154,9 @@ impl Agent {
         })
     }
 }
+
+/// For a manager that does not lead to hear of what was decided.
+const SEEN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The managers, or why they cannot be asked here.
 pub(super) fn manager(running: &Running) -> Result<Managers, ApiError> {
