@@ -126,42 +126,31 @@ fn refusal(error: rtnetlink::Error) -> String {
     }
 }
 
-/// A route of this host's main table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    pub net: IpNet,
-    /// Where it leads.
-    pub device: String,
-}
-
-/// A route of the main table that leads into `subnet`, or into a part of it. Default routes lead
-/// everywhere and are none; nor are those of the overlay's own devices.
-pub async fn overlapping(subnet: IpNet) -> Result<Option<Route>, Error> {
+/// The routes of this host's main table in both families, each with the device that it leads to. Default
+/// routes lead everywhere and are left out; so are those of the overlay's own devices.
+pub async fn main_table() -> Result<Vec<(IpNet, String)>, Error> {
     let handle = Handle::open()?;
-    let mut message = RouteMessage::default();
-    message.header.address_family = match subnet {
-        IpNet::V4(_) => AddressFamily::Inet,
-        IpNet::V6(_) => AddressFamily::Inet6,
-    };
-    let mut routes = pin!(handle.inner().route().get(message).execute());
-    let list = |error| rtnl::Error::new("list the routes", error);
-    while let Some(route) = routes.try_next().await.map_err(list)? {
-        let Some(net) = destination(&route) else {
-            continue;
-        };
-        if !(net.contains(&subnet) || subnet.contains(&net)) {
-            continue;
-        }
-        let device = match Answer::of(&route).device {
-            Some(index) => links::name_of(&handle, index).await?,
-            None => None,
-        };
-        let device = device.unwrap_or_else(|| "no device".into());
-        if !links::OURS.contains(&device.as_str()) {
-            return Ok(Some(Route { net, device }));
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let mut routes = pin!(handle.inner().route().get(message).execute());
+        let list = |error| rtnl::Error::new("list the routes", error);
+        while let Some(route) = routes.try_next().await.map_err(list)? {
+            let Some(net) = destination(&route) else {
+                continue;
+            };
+            let device = match Answer::of(&route).device {
+                Some(index) => links::name_of(&handle, index).await?,
+                None => None,
+            };
+            let device = device.unwrap_or_else(|| "no device".into());
+            if !links::OURS.contains(&device.as_str()) {
+                found.push((net, device));
+            }
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Where a route of the main table leads, unless it is a default route.

@@ -14,7 +14,7 @@ use crate::{
     daemon::node::{AttachError, DetachError},
     dataplane::{desired::LocalEndpoint, endpoint_name::host_device_name},
     kernel::netns::Netns,
-    member::{self, attach},
+    member,
 };
 
 impl Agent {
@@ -186,15 +186,7 @@ const NAMES: std::time::Duration = std::time::Duration::from_millis(100);
 
 fn attach_error(error: &AttachError) -> ApiError {
     let code = match error {
-        AttachError::Member(member::AttachError::Endpoint(error)) => match error {
-            attach::AttachError::UnknownNetwork(_) => Code::NotFound,
-            attach::AttachError::Refused(_) => Code::Forbidden,
-            attach::AttachError::Name(_)
-            | attach::AttachError::BadMac(_)
-            | attach::AttachError::Family { .. }
-            | attach::AttachError::TooMany(_) => Code::BadRequest,
-            _ => Code::Conflict,
-        },
+        AttachError::Member(member::AttachError::Endpoint(error)) => return error.into(),
         AttachError::Lease { error, reason } => {
             let mut answer = errors::upstream(error);
             answer.message = format!("{reason}; no lease from the managers: {}", answer.message);

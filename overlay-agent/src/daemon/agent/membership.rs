@@ -59,7 +59,7 @@ use crate::{
     },
 };
 
-/// For the view of a join to show the new node everywhere it is asked for.
+/// What other nodes are told that this one runs.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Attempts at one manager that is busy or has no leader.
 const ATTEMPTS: u32 = 4;

@@ -9,7 +9,7 @@ use overlay_cluster::{
         command::{Command, Outcome},
         networks::{Network as Logged, NetworkRequest},
         state::Cluster,
-        subnet,
+        subnet::{self, RouteClash},
     },
 };
 use overlay_ebpf::abi::Vni;
@@ -39,12 +39,15 @@ impl Agent {
         let running = self.running()?;
         manager(&running)?;
         let name = request.name.clone();
+        let routes = routes::main_table()
+            .await
+            .map_err(|error| errors::host(&error))?;
         let mut request = request;
         if request.subnets.is_empty() {
-            request.subnets = vec![free_subnet(&running).await?];
+            request.subnets = vec![free_subnet(&running, &routes)?];
         }
         for subnet in &request.subnets {
-            check_routes(subnet.subnet).await?;
+            check_routes(subnet.subnet, &routes)?;
         }
         let created = propose(
             &running,
@@ -221,48 +224,40 @@ fn blocks(log: &Cluster, vni: Vni) -> BTreeMap<NodeId, Vec<IpNet>> {
 }
 
 /// A subnet of the cluster's pools that no network has and this host reaches nowhere else.
-async fn free_subnet(running: &Running) -> Result<SubnetSpec, ApiError> {
-    let mut taken: Vec<IpNet> = known(running)
-        .values()
-        .flat_map(|network| network.subnets.values().map(|subnet| subnet.net()))
+fn free_subnet(running: &Running, routes: &[(IpNet, String)]) -> Result<SubnetSpec, ApiError> {
+    let known = known(running);
+    let subnets = known.values().flat_map(|network| network.subnets.values());
+    let taken: Vec<IpNet> = subnets
+        .map(|subnet| subnet.net())
+        .chain(routes.iter().map(|(net, _)| *net))
         .collect();
     let pools = running.node.view().settings.subnet_pools.clone();
-    for pool in &pools {
-        while let Some(subnet) = subnet::free_subnet(&pool.net, pool.prefix, &taken) {
-            let found = routes::overlapping(subnet).await;
-            match found.map_err(|error| errors::host(&error))? {
-                None => {
-                    return Ok(SubnetSpec {
-                        subnet,
-                        gateway: None,
-                        ip_range: None,
-                        block_prefix: None,
-                    });
-                }
-                Some(route) => taken.push(route.net),
-            }
-        }
-    }
-    let pools: Vec<_> = pools.iter().map(|pool| pool.net.to_string()).collect();
-    Err(ApiError::new(
-        Code::Conflict,
-        format!("no subnet is free in the pools {}", pools.join(", ")),
-        "give one with `--subnet`",
-    ))
+    let free = pools
+        .iter()
+        .find_map(|pool| subnet::free_subnet(&pool.net, pool.prefix, &taken));
+    let subnet = free.ok_or_else(|| {
+        let pools: Vec<_> = pools.iter().map(|pool| pool.net.to_string()).collect();
+        ApiError::new(
+            Code::Conflict,
+            format!("no subnet is free in the pools {}", pools.join(", ")),
+            "give one with `--subnet`",
+        )
+    })?;
+    Ok(SubnetSpec {
+        subnet,
+        gateway: None,
+        ip_range: None,
+        block_prefix: None,
+    })
 }
 
 /// A subnet that this host reaches elsewhere would be cut off from it.
-async fn check_routes(subnet: IpNet) -> Result<(), ApiError> {
-    let found = routes::overlapping(subnet).await;
-    match found.map_err(|error| errors::host(&error))? {
-        None => Ok(()),
-        Some(route) => Err(ApiError::new(
+fn check_routes(subnet: IpNet, routes: &[(IpNet, String)]) -> Result<(), ApiError> {
+    subnet::clashes(&subnet, routes).map_err(|RouteClash { route, what, .. }| {
+        ApiError::new(
             Code::Conflict,
-            format!(
-                "subnet {subnet} overlaps {}, which this host reaches by {}",
-                route.net, route.device
-            ),
+            format!("subnet {subnet} overlaps {route}, which this host reaches by {what}"),
             "choose another subnet",
-        )),
-    }
+        )
+    })
 }

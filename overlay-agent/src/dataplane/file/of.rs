@@ -105,17 +105,6 @@ impl From<desired::Transmit> for Transmit {
 
 impl From<&desired::Settings> for Settings {
     fn from(settings: &desired::Settings) -> Self {
-        let desired::MapSizes {
-            networks,
-            local_ports,
-            endpoints,
-            addresses,
-            peers,
-            memberships,
-            flood_lists,
-            sas,
-            events,
-        } = settings.map_sizes;
         Self {
             port: settings.port,
             esp_in_udp_port: settings.esp_in_udp_port.unwrap_or(0),
@@ -136,17 +125,34 @@ impl From<&desired::Settings> for Settings {
                 desired::XdpMode::Off => XdpMode::Off,
             },
             event_sample: settings.event_sample,
-            map_sizes: MapSizes {
-                networks,
-                local_ports,
-                endpoints,
-                addresses,
-                peers,
-                memberships,
-                flood_lists,
-                sas,
-                events,
-            },
+            map_sizes: settings.map_sizes.into(),
+        }
+    }
+}
+
+impl From<desired::MapSizes> for MapSizes {
+    fn from(sizes: desired::MapSizes) -> Self {
+        let desired::MapSizes {
+            networks,
+            local_ports,
+            endpoints,
+            addresses,
+            peers,
+            memberships,
+            flood_lists,
+            sas,
+            events,
+        } = sizes;
+        Self {
+            networks,
+            local_ports,
+            endpoints,
+            addresses,
+            peers,
+            memberships,
+            flood_lists,
+            sas,
+            events,
         }
     }
 }

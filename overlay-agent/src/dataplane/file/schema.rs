@@ -359,64 +359,13 @@ impl Default for Mark {
 
 impl Default for Settings {
     fn default() -> Self {
-        let desired::Settings {
-            port,
-            esp_in_udp_port,
-            mark: MarkLayout { value, mask, shift },
-            if_id,
-            reqid,
-            policy_priority,
-            block_priority,
-            hard_byte_limit,
-            xdp,
-            event_sample,
-            map_sizes: _,
-        } = desired::Settings::default();
-        Self {
-            port,
-            esp_in_udp_port: esp_in_udp_port.unwrap_or(0),
-            mark: Mark { value, mask, shift },
-            if_id,
-            reqid,
-            policy_priority,
-            block_priority,
-            hard_byte_limit: hard_byte_limit.unwrap_or(0),
-            xdp: match xdp {
-                desired::XdpMode::Auto => XdpMode::Auto,
-                desired::XdpMode::Native => XdpMode::Native,
-                desired::XdpMode::Generic => XdpMode::Generic,
-                desired::XdpMode::Off => XdpMode::Off,
-            },
-            event_sample,
-            map_sizes: MapSizes::default(),
-        }
+        (&desired::Settings::default()).into()
     }
 }
 
 impl Default for MapSizes {
     fn default() -> Self {
-        let desired::MapSizes {
-            networks,
-            local_ports,
-            endpoints,
-            addresses,
-            peers,
-            memberships,
-            flood_lists,
-            sas,
-            events,
-        } = desired::MapSizes::default();
-        Self {
-            networks,
-            local_ports,
-            endpoints,
-            addresses,
-            peers,
-            memberships,
-            flood_lists,
-            sas,
-            events,
-        }
+        desired::MapSizes::default().into()
     }
 }
 
