@@ -179,7 +179,9 @@ impl Inner {
         config.elect(false);
         let other = |leader: Option<u64>| leader.is_some_and(|leader| leader != own);
         let handed = metrics.wait_for(|now| other(now.current_leader));
-        let handed = timeout(self.setup.timing.settle, handed).await.is_ok();
+        // They hold on to a leader that was silent for one such time, and wait for as long again at most.
+        let elected = self.setup.timing.election.1 * 3;
+        let handed = timeout(elected, handed).await.is_ok();
         config.heartbeat(true);
         config.elect(true);
         match self.leader().filter(|_| handed) {
