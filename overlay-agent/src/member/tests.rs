@@ -508,7 +508,6 @@ fn a_rotation_loses_no_packet_and_ends_in_the_next_epoch() {
 }
 
 #[test]
-#[ignore = "known: SAs of an agent before are not all replaced until their epoch retires"]
 fn an_agent_that_starts_anew_takes_over_and_then_replaces_every_sa_without_loss() {
     let mut world = World::new(3);
     world.run(Duration::from_secs(20));

@@ -85,6 +85,11 @@ impl Office for Bureau {
         }
     }
 
+    fn is_current(&self) -> bool {
+        self.managers()
+            .is_some_and(|managers| managers.has_quorum())
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.managers()
             .map_or_else(|| self.silence.subscribe(), |managers| managers.changes())

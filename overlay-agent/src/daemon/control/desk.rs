@@ -64,6 +64,11 @@ const GATHER: Duration = Duration::from_millis(20);
 pub trait Office: Send + Sync + 'static {
     /// Shows the state of the log, on a manager that has it. It is not changed meanwhile.
     fn log(&self, read: &mut dyn FnMut(Option<&Cluster>));
+    /// Whether its log grows with that of the others. A manager cut off from them, or out of office without
+    /// having heard of it, has an old one.
+    fn is_current(&self) -> bool {
+        true
+    }
     /// Tells when the state of the log has changed.
     fn changes(&self) -> watch::Receiver<u64>;
     /// DER of a certificate, if the authority is unlocked here; else why not.
@@ -127,6 +132,11 @@ impl Desk {
             }
             sleep(AGAIN).await;
         }
+    }
+
+    /// Whether what it answers is what the managers have decided, as far as it knows.
+    pub fn is_current(&self) -> bool {
+        self.office.is_current()
     }
 
     fn now(&self) -> Timestamp {

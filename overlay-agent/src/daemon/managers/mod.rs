@@ -109,6 +109,11 @@ impl Managers {
         self.0.leads(&self.0.raft.metrics().borrow())
     }
 
+    /// Whether the managers can decide, as far as this one knows: it leads a majority, or hears the leader.
+    pub fn has_quorum(&self) -> bool {
+        self.0.has_quorum(&self.0.raft.metrics().borrow())
+    }
+
     /// A node has reported to this manager, which may be this node itself.
     pub fn reported(&self, node: NodeId, digest: Digest) {
         self.0.with_log(|log| {

@@ -561,7 +561,6 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-#[ignore = "known: SAs of an agent before are not all replaced until their epoch retires"]
 fn endpoints_are_seen_by_the_others_encrypted_and_outlive_their_agent() {
     in_namespace(async {
         let mut world = World::new(3).await;

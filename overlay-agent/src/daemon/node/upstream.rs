@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -43,6 +43,8 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 const NEWS: Duration = Duration::from_secs(4);
 /// For an answer of the manager on this host.
 const LOCAL: Duration = Duration::from_secs(30);
+/// Stands for the manager on this host where addresses are listed.
+const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Why the managers did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +119,14 @@ enum Attempt {
     /// Another may answer better.
     Next(String),
     Failed(UpstreamError),
+}
+
+/// How the attempts with all of them ended.
+enum Attempts {
+    Answered(Box<MemberResponse>),
+    Failed(UpstreamError),
+    /// Where each was asked, and why it did not answer.
+    None(Vec<(SocketAddr, String)>),
 }
 
 impl Upstream {
@@ -224,44 +234,70 @@ impl Upstream {
         }
     }
 
-    /// Asks the manager on this host, else one after the other.
+    /// Asks the manager on this host, else one after the other. One that hears no other manager is asked
+    /// last: it may be out of office, and not have heard of that either.
     pub async fn ask(&self, request: MemberRequest) -> Result<MemberResponse, UpstreamError> {
-        let mut tried = Vec::new();
-        let (desk, role, managers) = {
+        let (desk, managers) = {
             let state = self.state();
-            (state.desk.clone(), state.role, state.managers.clone())
+            let desk = state.desk.clone().zip(state.role);
+            (desk, state.managers.clone())
         };
-        if let (Some(desk), Some(role)) = (desk, role) {
-            let node = self.0.own;
-            let answered = timeout(LOCAL, desk.member(Caller { node, role }, request.clone()));
-            let attempt = match answered.await {
-                Ok(MemberResponse::Refused(refused)) => judge(refused, &request),
-                Ok(answer) => return Ok(answer),
-                Err(_) if is_proposal(&request) => {
-                    let error = format!("the manager on this host did not answer within {LOCAL:?}");
-                    return Err(UpstreamError::Undecided(error));
-                }
-                Err(_) => Attempt::Next("no answer".to_owned()),
-            };
-            match attempt {
-                Attempt::Answered(answer) => return Ok(answer),
-                Attempt::Failed(error) => return Err(error),
-                Attempt::Next(why) => {
-                    tracing::debug!(%why, "the manager on this host cannot answer");
-                    tried.push((SocketAddr::from(([127, 0, 0, 1], 0)), why));
-                }
-            }
-        } else if managers.is_empty() {
+        if desk.is_none() && managers.is_empty() {
             return Err(UpstreamError::NoManager);
         }
+        let here_first = desk.as_ref().is_some_and(|(desk, _)| desk.is_current());
+        let mut tried = Vec::new();
+        for here in [here_first, !here_first] {
+            let attempts = match &desk {
+                Some((desk, role)) if here => self.ask_here(desk, *role, &request).await,
+                None if here => continue,
+                _ => self.ask_others(&managers, &request).await,
+            };
+            match attempts {
+                Attempts::Answered(answer) => return Ok(*answer),
+                Attempts::Failed(error) => return Err(error),
+                Attempts::None(more) => tried.extend(more),
+            }
+        }
+        Err(UpstreamError::Unreachable(tried))
+    }
+
+    async fn ask_here(&self, desk: &Desk, role: Role, request: &MemberRequest) -> Attempts {
+        let node = self.0.own;
+        let answered = timeout(LOCAL, desk.member(Caller { node, role }, request.clone()));
+        let attempt = match answered.await {
+            Ok(MemberResponse::Refused(refused)) => judge(refused, request),
+            Ok(answer) => Attempt::Answered(answer),
+            Err(_) if is_proposal(request) => {
+                let error = format!("the manager on this host did not answer within {LOCAL:?}");
+                Attempt::Failed(UpstreamError::Undecided(error))
+            }
+            Err(_) => Attempt::Next("no answer".to_owned()),
+        };
+        match attempt {
+            Attempt::Answered(answer) => Attempts::Answered(Box::new(answer)),
+            Attempt::Failed(error) => Attempts::Failed(error),
+            Attempt::Next(why) => {
+                tracing::debug!(%why, "the manager on this host cannot answer");
+                Attempts::None(vec![(HERE, why)])
+            }
+        }
+    }
+
+    async fn ask_others(
+        &self,
+        managers: &VecDeque<(NodeId, SocketAddr)>,
+        request: &MemberRequest,
+    ) -> Attempts {
         let waits = matches!(request, MemberRequest::WatchView { .. });
         let _turn = if waits {
             None
         } else {
             self.0.turn.acquire().await.ok()
         };
-        for (node, address) in managers {
-            let attempt = self.attempt(node, address, &request);
+        let mut tried = Vec::new();
+        for (node, address) in managers.iter().copied() {
+            let attempt = self.attempt(node, address, request);
             let attempt = if waits {
                 // A manager whose host is gone says nothing, and others have news.
                 let silent = |_| Attempt::Next("no answer".to_owned());
@@ -272,16 +308,16 @@ impl Upstream {
             match attempt {
                 Attempt::Answered(answer) => {
                     self.prefer(node);
-                    return Ok(answer);
+                    return Attempts::Answered(Box::new(answer));
                 }
-                Attempt::Failed(error) => return Err(error),
+                Attempt::Failed(error) => return Attempts::Failed(error),
                 Attempt::Next(why) => {
                     tracing::debug!(%node, %address, %why, "asking another manager");
                     tried.push((address, why));
                 }
             }
         }
-        Err(UpstreamError::Unreachable(tried))
+        Attempts::None(tried)
     }
 
     async fn attempt(&self, node: NodeId, address: SocketAddr, request: &MemberRequest) -> Attempt {

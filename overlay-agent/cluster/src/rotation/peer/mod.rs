@@ -398,8 +398,15 @@ impl Peer {
                 self.tell_at_once(ctx);
             }
             KernelEvent::Removed => {
+                let live = ctx.epochs.role(state.epoch, state.name).is_some();
                 if self.slots.removed(key) && !inbound {
                     self.outbox.news = true;
+                    if live {
+                        // What goes with its epoch ends at the peer without a word; this would stay
+                        // there as long as the epoch.
+                        self.outbox.wait = ctx.settings.resend;
+                        self.outbox.by(ctx.now + ctx.settings.resend);
+                    }
                 }
             }
         }
