@@ -23,7 +23,7 @@ use super::{
     },
     endpoint::{Endpoint, EndpointAttach, EndpointQuery},
     event::{Event, EventQuery},
-    keys::{IntervalRequest, KeysStatus, RotationBegun},
+    keys::{KeysStatus, Policy, PolicyRequest, RotationBegun},
     network::{Network, NetworkCreate, NetworkDetail, PruneRequest, Pruned},
     node::{Node, NodeUpdate, Removed},
     path,
@@ -241,9 +241,8 @@ impl Client {
         self.send(Method::POST, path::KEYS_ROTATE, &Empty {}).await
     }
 
-    pub async fn set_key_interval(&self, seconds: u64) -> Result<Empty> {
-        let request = IntervalRequest { seconds };
-        self.send(Method::PUT, path::KEYS_INTERVAL, &request).await
+    pub async fn set_key_policy(&self, request: &PolicyRequest) -> Result<Policy> {
+        self.send(Method::PUT, path::KEYS_POLICY, request).await
     }
 
     /// Events, until there are no more.

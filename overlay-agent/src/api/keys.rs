@@ -204,12 +204,27 @@ pub struct RotationBegun {
     pub epoch: Epoch,
 }
 
-/// `PUT /v1/keys/interval`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// `PUT /v1/keys/policy`: what is not named stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct IntervalRequest {
-    /// 10 minutes to 7 days.
-    pub seconds: u64,
+pub struct PolicyRequest {
+    /// From one rotation to the next: 10 minutes to 7 days.
+    #[serde(default)]
+    pub interval_seconds: Option<u64>,
+    /// From staging to activation, if not all nodes are ready before.
+    #[serde(default)]
+    pub deadline_seconds: Option<u64>,
+    /// From activation to the end of the old keys.
+    #[serde(default)]
+    pub grace_seconds: Option<u64>,
+}
+
+/// The policy after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    pub interval_seconds: u64,
+    pub deadline_seconds: u64,
+    pub grace_seconds: u64,
 }
 
 #[cfg(test)]

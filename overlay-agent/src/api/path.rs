@@ -32,7 +32,7 @@ pub const NODE: &str = "/v1/nodes/{node}";
 
 pub const KEYS: &str = "/v1/keys";
 pub const KEYS_ROTATE: &str = "/v1/keys/rotate";
-pub const KEYS_INTERVAL: &str = "/v1/keys/interval";
+pub const KEYS_POLICY: &str = "/v1/keys/policy";
 
 /// Unreserved characters (RFC 3986 section 2.3) stay, except the dot: `.` and `..` are no names.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use super::{Context, Failure, Format, Outcome, human, listing::json, table, values};
 use crate::api::{
     Time,
-    keys::{ClusterKeys, KeysStatus, PeerKeys, Phase},
+    keys::{ClusterKeys, KeysStatus, PeerKeys, Phase, PolicyRequest},
 };
 
 /// How often a rotation that is waited for is looked at.
@@ -18,8 +18,8 @@ pub enum Command {
     Status(StatusArguments),
     /// Change all keys now
     Rotate(RotateArguments),
-    /// Set how often all keys change: 10m to 7d
-    Interval(IntervalArguments),
+    /// Set how often all keys change, and how long a change takes
+    Policy(PolicyArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,22 +39,37 @@ pub struct RotateArguments {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct IntervalArguments {
-    /// From one rotation to the next, such as 10m, 12h or 7d
-    #[arg(value_name = "DURATION", value_parser = values::interval)]
-    interval: Duration,
+#[group(required = true, multiple = true)]
+pub struct PolicyArguments {
+    /// From one rotation to the next, 10m to 7d
+    #[arg(long, value_name = "DURATION", value_parser = values::interval)]
+    interval: Option<Duration>,
+    /// How long a rotation waits for nodes that are slow, before it goes on without them
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    deadline: Option<Duration>,
+    /// How long the old keys are still received after all send in the new ones
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    grace: Option<Duration>,
 }
 
 pub async fn run(context: &mut Context, command: &Command) -> Result<Outcome, Failure> {
     match command {
         Command::Status(arguments) => status(context, arguments).await,
         Command::Rotate(arguments) => rotate(context, arguments).await,
-        Command::Interval(arguments) => {
-            let seconds = arguments.interval.as_secs();
-            context.client.set_key_interval(seconds).await?;
+        Command::Policy(arguments) => {
+            let seconds = |of: Option<Duration>| of.map(|of| of.as_secs());
+            let request = PolicyRequest {
+                interval_seconds: seconds(arguments.interval),
+                deadline_seconds: seconds(arguments.deadline),
+                grace_seconds: seconds(arguments.grace),
+            };
+            let policy = context.client.set_key_policy(&request).await?;
+            let words = |seconds| humantime::format_duration(Duration::from_secs(seconds));
             context.terminal.line(format!(
-                "All keys change every {}.",
-                humantime::format_duration(arguments.interval)
+                "All keys change every {}. A rotation waits up to {} for slow nodes, and keeps the old keys for {}.",
+                words(policy.interval_seconds),
+                words(policy.deadline_seconds),
+                words(policy.grace_seconds)
             ))?;
             Ok(Outcome::Good)
         }

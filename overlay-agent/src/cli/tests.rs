@@ -400,15 +400,18 @@ async fn a_rotation_that_is_waited_for_tells_its_phases() {
     let out = good(&running, "keys rotate").await;
     assert!(out.contains("Rotation to epoch 13 has begun"), "{out}");
     assert_eq!(
-        good(&running, "keys interval 6h").await,
-        "All keys change every 6h.\n"
+        good(&running, "keys policy --interval 6h --grace 30s").await,
+        "All keys change every 6h. A rotation waits up to 1m for slow nodes, and keeps the old keys for 30s.\n"
     );
+    let asked = running.fake.asked();
+    let request = asked.iter().find(|it| it.starts_with("set_key_policy"));
+    let request = request.expect("it was asked");
     assert!(
-        running
-            .fake
-            .asked()
-            .contains(&"set_key_interval 21600".into())
+        request.contains("interval_seconds: Some(21600)"),
+        "{request}"
     );
+    assert!(request.contains("deadline_seconds: None"), "{request}");
+    assert!(request.contains("grace_seconds: Some(30)"), "{request}");
 }
 
 #[tokio::test]
@@ -558,7 +561,8 @@ async fn arguments_that_make_no_sense_end_with_2_and_ask_nobody() {
             "added and removed",
         ),
         ("token show king", "king"),
-        ("keys interval 8d", "7 days"),
+        ("keys policy --interval 8d", "7 days"),
+        ("keys policy", "--interval"),
         ("autolock maybe", "maybe"),
         ("unlock --key-file /nonexistent", "/nonexistent"),
     ] {

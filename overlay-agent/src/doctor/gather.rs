@@ -33,7 +33,10 @@ pub async fn gather(
         .map(str::to_owned)
         .collect();
     let foreign_chains = if nft {
-        firewall::foreign_chains().await.unwrap_or_default()
+        firewall::View::default()
+            .foreign_chains()
+            .await
+            .unwrap_or_default()
     } else {
         Default::default()
     };

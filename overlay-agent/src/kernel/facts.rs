@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::{
-    addresses, features, firewall,
+    addresses, features,
     host::{Host, HostError},
     links::{self, LinkLayer},
     modules,
@@ -98,7 +98,7 @@ pub async fn gather(host: &mut Host, desired: &DataPlane) -> Result<UnderlayFact
     }
     facts.gone = gone(host, desired).await?;
     if features.nft {
-        facts.foreign_chains = firewall::foreign_chains().await?;
+        facts.foreign_chains = host.firewall.foreign_chains().await?;
     }
     if desired.networks.values().any(|network| network.encrypted) {
         facts.conflicts = host

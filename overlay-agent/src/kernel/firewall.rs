@@ -4,12 +4,18 @@
 //! What is set and what is found are both nft's JSON, so whatever others change in our table shows as
 //! a difference.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::Value;
 
 use crate::dataplane::objects::{Firewall, ForeignChain};
 
 mod command;
 mod foreign;
+mod generation;
 mod legacy;
 mod nft;
 mod table;
@@ -85,18 +91,77 @@ struct Accept {
     rules: Vec<String>,
 }
 
-/// Our firewall as it is; `None` if nothing of it is there.
-pub async fn observe() -> Result<Option<Firewall>, Error> {
-    Ok(look().await?.0)
+/// What nft lists.
+#[derive(Debug)]
+struct Listed {
+    chains: Vec<Value>,
+    /// Our table, if it is there.
+    table: Option<Vec<Value>>,
+    /// The rules of the foreign chains that re-entered packets pass.
+    foreign: BTreeMap<ForeignChain, Vec<Value>>,
 }
 
-async fn look() -> Result<(Option<Firewall>, BTreeMap<ForeignChain, Accept>), Error> {
-    let chains = nft::list_chains().await?;
-    let accepts = accepts(&chains).await?;
-    let listing = match table::is_listed(&chains) {
-        true => nft::list_table().await?,
-        false => None,
-    };
+impl Listed {
+    async fn list() -> Result<Self, Error> {
+        let chains = nft::list_chains().await?;
+        let mut foreign = BTreeMap::new();
+        for chain in foreign::chains(&chains) {
+            foreign.insert(chain.clone(), nft::list_chain(&chain).await?);
+        }
+        let table = match table::is_listed(&chains) {
+            true => nft::list_table().await?,
+            false => None,
+        };
+        Ok(Self {
+            chains,
+            table,
+            foreign,
+        })
+    }
+}
+
+/// The firewall of one network namespace, looked at from its threads. nft is asked again only when the
+/// ruleset has changed: to run it costs more than all else that a look does.
+#[derive(Debug, Default)]
+pub struct View(Mutex<Option<(u32, Arc<Listed>)>>);
+
+impl View {
+    async fn listed(&self) -> Result<Arc<Listed>, Error> {
+        let generation = generation::now();
+        let known = self.last().clone();
+        if let Some((of, listed)) = known
+            && Some(of) == generation
+        {
+            return Ok(listed);
+        }
+        let listed = Arc::new(Listed::list().await?);
+        // It may have changed between two commands.
+        let still = generation.filter(|_| generation::now() == generation);
+        *self.last() = still.map(|generation| (generation, listed.clone()));
+        Ok(listed)
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<(u32, Arc<Listed>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Our firewall as it is; `None` if nothing of it is there.
+    pub async fn observe(&self) -> Result<Option<Firewall>, Error> {
+        Ok(look(&*self.listed().await?).await?.0)
+    }
+
+    /// Every foreign chain that re-entered packets pass.
+    pub async fn foreign_chains(&self) -> Result<BTreeSet<ForeignChain>, Error> {
+        let mut chains = foreign::chains(&self.listed().await?.chains);
+        chains.extend(legacy::chains()?);
+        Ok(chains)
+    }
+}
+
+async fn look(
+    listed: &Listed,
+) -> Result<(Option<Firewall>, BTreeMap<ForeignChain, Accept>), Error> {
+    let accepts = accepts(listed).await?;
     let in_force: BTreeSet<_> = accepts
         .iter()
         .filter(|(_, accept)| accept.in_force)
@@ -106,11 +171,11 @@ async fn look() -> Result<(Option<Firewall>, BTreeMap<ForeignChain, Accept>), Er
         .iter()
         .find(|(_, accept)| !accept.in_force)
         .map(|(chain, _)| format!("the overlay's accept is not the first rule of {chain:?}"));
-    let firewall = match listing {
-        Some(listing) => Some(Firewall {
+    let firewall = match &listed.table {
+        Some(table) => Some(Firewall {
             accepts: in_force,
             displaced,
-            ..table::read(&listing)
+            ..table::read(table)
         }),
         None => (!accepts.is_empty()).then(|| Firewall {
             accepts: in_force,
@@ -121,17 +186,10 @@ async fn look() -> Result<(Option<Firewall>, BTreeMap<ForeignChain, Accept>), Er
     Ok((firewall, accepts))
 }
 
-/// Every foreign chain that re-entered packets pass.
-pub async fn foreign_chains() -> Result<BTreeSet<ForeignChain>, Error> {
-    let mut chains = foreign::chains(&nft::list_chains().await?);
-    chains.extend(legacy::chains()?);
-    Ok(chains)
-}
-
 /// Makes the firewall be `wanted`. Our table and the accepts in nftables chains are replaced in one
 /// transaction, so there is no instant without the drop.
 pub async fn apply(wanted: &Firewall) -> Result<(), Error> {
-    let (found, accepts) = look().await?;
+    let (found, accepts) = look(&Listed::list().await?).await?;
     if found.as_ref() == Some(wanted) {
         return Ok(());
     }
@@ -148,7 +206,7 @@ pub async fn apply(wanted: &Firewall) -> Result<(), Error> {
     }
     nft::apply("set the overlay's firewall", commands).await?;
     legacy::make_equal(&wanted.accepts).await?;
-    match observe().await? {
+    match View::default().observe().await? {
         Some(found) if found == *wanted => Ok(()),
         Some(Firewall {
             altered: Some(why), ..
@@ -166,10 +224,11 @@ pub async fn apply(wanted: &Firewall) -> Result<(), Error> {
 /// Removes the table and every accept of ours; what is not there is removed already.
 pub async fn remove() -> Result<(), Error> {
     let mut commands = Vec::new();
-    if nft::list_table().await?.is_some() {
+    let listed = Listed::list().await?;
+    if listed.table.is_some() {
         commands.extend(table::remove());
     }
-    for (chain, accept) in &accepts(&nft::list_chains().await?).await? {
+    for (chain, accept) in &accepts(&listed).await? {
         commands.extend(foreign::remove(chain, accept));
     }
     nft::apply("remove the overlay's firewall", commands).await?;
@@ -183,12 +242,12 @@ pub async fn counters() -> Result<Option<Counters>, Error> {
         .and_then(|listing| table::counters(&listing)))
 }
 
-/// Our accepts in the foreign ones of `chains`.
-async fn accepts(chains: &[serde_json::Value]) -> Result<BTreeMap<ForeignChain, Accept>, Error> {
+/// Our accepts in foreign chains.
+async fn accepts(listed: &Listed) -> Result<BTreeMap<ForeignChain, Accept>, Error> {
     let mut accepts = BTreeMap::new();
-    for chain in foreign::chains(chains) {
-        if let Some(accept) = foreign::find(&nft::list_chain(&chain).await?) {
-            accepts.insert(chain, accept);
+    for (chain, rules) in &listed.foreign {
+        if let Some(accept) = foreign::find(rules) {
+            accepts.insert(chain.clone(), accept);
         }
     }
     accepts.extend(legacy::find().await?);

@@ -92,6 +92,7 @@ pub struct Host {
     pub(super) directories: Directories,
     pub(super) rtnl: rtnl::Handle,
     pub(super) xfrm: xfrm::Handle,
+    pub(super) firewall: firewall::View,
     /// By other settings of data planes applied before: its objects are ours.
     pub(super) xfrm_before: Vec<xfrm::Handle>,
     pub(super) programs: Programs,
@@ -129,6 +130,7 @@ impl Host {
             rtnl: rtnl::Handle::open()?,
             xfrm: xfrm::Handle::open(ours)?,
             xfrm_before,
+            firewall: firewall::View::default(),
             programs,
             ledger: UsedKeys::new(&directories.state),
             originals: OriginalSysctls::new(&directories.run),

@@ -104,7 +104,7 @@ async fn observe_firewall(
     if !works {
         return Ok(None);
     }
-    match firewall::observe().await {
+    match host.firewall.observe().await {
         // Removed since it was looked for.
         Err(firewall::Error::NftMissing) => Ok(None),
         observed => Ok(observed?),

@@ -17,7 +17,7 @@ use crate::lab::{Lab, Node, overlay_binary};
 
 /// For an agent to answer, and to end.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Lines of its log that a message quotes.
+/// Lines of its log that a message quotes, unless `OVERLAY_LOG_LINES` says how many.
 const TAIL: usize = 40;
 
 /// An agent; killed when dropped.
@@ -207,7 +207,9 @@ impl Agent {
     pub fn log_tail(&self) -> String {
         let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(TAIL)..];
+        let wanted = std::env::var("OVERLAY_LOG_LINES").ok();
+        let wanted = wanted.and_then(|lines| lines.parse().ok()).unwrap_or(TAIL);
+        let tail = &lines[lines.len().saturating_sub(wanted)..];
         format!("log of agent {}:\n{}\n", self.node, tail.join("\n"))
     }
 }

@@ -44,7 +44,9 @@ fn wanted(vteps: &[&str]) -> Firewall {
 #[test]
 fn firewall_is_set_observed_and_removed() {
     inside(|| async {
-        assert_eq!(firewall::observe().await.unwrap(), None);
+        // One that is kept: what others change is seen by it.
+        let view = firewall::View::default();
+        assert_eq!(view.observe().await.unwrap(), None);
         firewall::remove().await.unwrap();
         for vteps in [
             &["10.0.0.1", "2001:db8::1"][..],
@@ -55,7 +57,7 @@ fn firewall_is_set_observed_and_removed() {
         ] {
             let wanted = wanted(vteps);
             firewall::apply(&wanted).await.unwrap();
-            assert_eq!(firewall::observe().await.unwrap(), Some(wanted.clone()));
+            assert_eq!(view.observe().await.unwrap(), Some(wanted.clone()));
             let before = command("nft -a list table inet overlay");
             firewall::apply(&wanted).await.unwrap();
             assert_eq!(
@@ -66,7 +68,7 @@ fn firewall_is_set_observed_and_removed() {
         }
         firewall::remove().await.unwrap();
         firewall::remove().await.unwrap();
-        assert_eq!(firewall::observe().await.unwrap(), None);
+        assert_eq!(view.observe().await.unwrap(), None);
         assert_eq!(command("nft list tables"), "");
     });
 }
@@ -161,6 +163,8 @@ fn a_device_of_ours_without_its_program_hands_nothing_to_the_host() {
 #[test]
 fn every_change_to_the_table_is_seen_and_repaired() {
     inside(|| async {
+        // One that is kept: what others change is seen by it.
+        let view = firewall::View::default();
         let wanted = wanted(&["10.0.0.1", "2001:db8::1"]);
         for change in [
             "delete table inet overlay; add table inet overlay",
@@ -175,17 +179,13 @@ fn every_change_to_the_table_is_seen_and_repaired() {
         ] {
             firewall::apply(&wanted).await.unwrap();
             nft(change);
-            let observed = firewall::observe().await.unwrap().unwrap();
+            let observed = view.observe().await.unwrap().unwrap();
             assert_ne!(observed, wanted, "{change}");
             firewall::apply(&wanted).await.unwrap();
-            assert_eq!(
-                firewall::observe().await.unwrap().unwrap(),
-                wanted,
-                "{change}"
-            );
+            assert_eq!(view.observe().await.unwrap().unwrap(), wanted, "{change}");
         }
         nft("delete table inet overlay");
-        assert_eq!(firewall::observe().await.unwrap(), None);
+        assert_eq!(view.observe().await.unwrap(), None);
     });
 }
 
@@ -206,9 +206,11 @@ const FOREIGN: &str = "
 #[test]
 fn foreign_chains_accept_reentered_packets_at_their_head() {
     inside(|| async {
+        // One that is kept: what others change is seen by it.
+        let view = firewall::View::default();
         nft(FOREIGN);
         let before = command("nft -s list ruleset");
-        let chains = firewall::foreign_chains().await.unwrap();
+        let chains = view.foreign_chains().await.unwrap();
         let chain = |family, table: &str, chain: &str| ForeignChain {
             family,
             table: table.into(),
@@ -223,7 +225,7 @@ fn foreign_chains_accept_reentered_packets_at_their_head() {
         let mut wanted = wanted(&["10.0.0.1"]);
         wanted.accepts = chains;
         firewall::apply(&wanted).await.unwrap();
-        assert_eq!(firewall::observe().await.unwrap().unwrap(), wanted);
+        assert_eq!(view.observe().await.unwrap().unwrap(), wanted);
         let shown = command("nft list chain ip filter FORWARD");
         let accept = shown.find("iifname \"ovl-in\" counter packets 0 bytes 0 accept");
         assert!(accept.unwrap() < shown.rfind("drop").unwrap(), "{shown}");
@@ -233,17 +235,9 @@ fn foreign_chains_accept_reentered_packets_at_their_head() {
             "flush chain ip filter FORWARD",
         ] {
             nft(change);
-            assert_ne!(
-                firewall::observe().await.unwrap().unwrap(),
-                wanted,
-                "{change}"
-            );
+            assert_ne!(view.observe().await.unwrap().unwrap(), wanted, "{change}");
             firewall::apply(&wanted).await.unwrap();
-            assert_eq!(
-                firewall::observe().await.unwrap().unwrap(),
-                wanted,
-                "{change}"
-            );
+            assert_eq!(view.observe().await.unwrap().unwrap(), wanted, "{change}");
             let shown = command("nft list chain ip filter FORWARD");
             assert_eq!(shown.matches("ovl-in").count(), 1, "{shown}");
         }
@@ -259,18 +253,20 @@ fn foreign_chains_accept_reentered_packets_at_their_head() {
 #[test]
 fn legacy_iptables_accepts_too_where_it_is_in_use() {
     inside(|| async {
+        // One that is kept: what others change is seen by it.
+        let view = firewall::View::default();
         if !attempt("which iptables-legacy").status.success() {
             println!("iptables-legacy is missing: only that it is not needed is tested");
-            assert!(firewall::foreign_chains().await.unwrap().is_empty());
+            assert!(view.foreign_chains().await.unwrap().is_empty());
             return;
         }
         if !attempt("iptables-legacy -P FORWARD DROP").status.success() {
             println!("this kernel has no legacy iptables: only that it is not needed is tested");
-            assert!(firewall::foreign_chains().await.unwrap().is_empty());
+            assert!(view.foreign_chains().await.unwrap().is_empty());
             return;
         }
         let mut wanted = wanted(&["10.0.0.1"]);
-        wanted.accepts = firewall::foreign_chains().await.unwrap();
+        wanted.accepts = view.foreign_chains().await.unwrap();
         assert!(
             wanted
                 .accepts
@@ -278,11 +274,11 @@ fn legacy_iptables_accepts_too_where_it_is_in_use() {
                 .any(|chain| chain.family == ChainFamily::LegacyIp)
         );
         firewall::apply(&wanted).await.unwrap();
-        assert_eq!(firewall::observe().await.unwrap().unwrap(), wanted);
+        assert_eq!(view.observe().await.unwrap().unwrap(), wanted);
         command("iptables-legacy -I FORWARD -j DROP");
-        assert_ne!(firewall::observe().await.unwrap().unwrap(), wanted);
+        assert_ne!(view.observe().await.unwrap().unwrap(), wanted);
         firewall::apply(&wanted).await.unwrap();
-        assert_eq!(firewall::observe().await.unwrap().unwrap(), wanted);
+        assert_eq!(view.observe().await.unwrap().unwrap(), wanted);
         firewall::remove().await.unwrap();
         let left = command("iptables-legacy -S FORWARD");
         assert!(!left.contains("ovl-in"), "{left}");

@@ -12,6 +12,9 @@ pub struct Settings {
     /// A receiver keeps SAs of a retired epoch so long, unless the sender has dropped them before:
     /// the sender may learn later that the epoch has retired.
     pub linger: Duration,
+    /// A sender with nothing newer goes on so long in SAs of a retired epoch: the peer was slow, or its
+    /// agent starts anew. Less than [`Self::linger`], and then the pair is closed.
+    pub overtime: Duration,
     /// First wait before an acknowledgement is sent again; it doubles up to [`Self::resend_max`].
     pub resend: Duration,
     pub resend_max: Duration,
@@ -36,6 +39,7 @@ impl Default for Settings {
             lanes: 4,
             drain: Duration::from_secs(2),
             linger: Duration::from_secs(15),
+            overtime: Duration::from_secs(10),
             resend: Duration::from_millis(500),
             resend_max: Duration::from_secs(60),
             retry: Duration::from_secs(1),

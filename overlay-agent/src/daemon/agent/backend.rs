@@ -14,7 +14,7 @@ use crate::{
         },
         endpoint::{Endpoint, EndpointAttach, EndpointQuery},
         event::EventQuery,
-        keys::{IntervalRequest, KeysStatus, RotationBegun},
+        keys::{KeysStatus, Policy, PolicyRequest, RotationBegun},
         network::{Network, NetworkCreate, NetworkDetail, PruneRequest, Pruned},
         node::{Node, NodeUpdate, Removed},
         status::{Peer, Status},
@@ -159,8 +159,8 @@ impl Backend for Desktop {
         detached!(self, |agent| agent.do_rotate_keys())
     }
 
-    fn set_key_interval(&self, request: IntervalRequest) -> Answer<'_, ()> {
-        detached!(self, |agent| agent.do_set_interval(request))
+    fn set_key_policy(&self, request: PolicyRequest) -> Answer<'_, Policy> {
+        detached!(self, |agent| agent.do_set_policy(request))
     }
 
     fn status(&self) -> Answer<'_, Status> {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::api::{
     ApiError,
-    keys::{ClusterKeys, IntervalRequest, KeysStatus, PeerKeys, RotationBegun},
+    keys::{ClusterKeys, KeysStatus, PeerKeys, Policy, PolicyRequest, RotationBegun},
 };
 
 impl Agent {
@@ -48,18 +48,31 @@ impl Agent {
         Ok(RotationBegun { epoch })
     }
 
-    pub(super) async fn do_set_interval(&self, request: IntervalRequest) -> Result<(), ApiError> {
+    pub(super) async fn do_set_policy(&self, request: PolicyRequest) -> Result<Policy, ApiError> {
         let running = self.running()?;
         let managers = manager(&running)?;
         let policy = managers.with_log(|log| log.map(|log| *log.epochs().policy()));
         let mut policy = policy
             .ok_or_else(|| ApiError::unavailable("this manager does not have the log yet"))?;
-        policy.interval = Duration::from_secs(request.seconds);
+        for (setting, wanted) in [
+            (&mut policy.interval, request.interval_seconds),
+            (&mut policy.deadline, request.deadline_seconds),
+            (&mut policy.grace, request.grace_seconds),
+        ] {
+            *setting = wanted.map_or(*setting, Duration::from_secs);
+        }
+        // An eviction is not slower than any other rotation.
+        policy.urgent_deadline = policy.urgent_deadline.min(policy.deadline);
+        policy.urgent_grace = policy.urgent_grace.min(policy.grace);
         policy
             .check()
             .map_err(|error| ApiError::bad_request(&error))?;
         propose(&running, Command::SetRotationPolicy(policy)).await?;
-        Ok(())
+        Ok(Policy {
+            interval_seconds: policy.interval.as_secs(),
+            deadline_seconds: policy.deadline.as_secs(),
+            grace_seconds: policy.grace.as_secs(),
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::api::{
     },
     endpoint::{Endpoint, EndpointAttach, EndpointQuery},
     event::{Event, EventQuery},
-    keys::{IntervalRequest, KeysStatus, RotationBegun},
+    keys::{KeysStatus, Policy, PolicyRequest, RotationBegun},
     network::{Network, NetworkCreate, NetworkDetail, PruneRequest, Pruned},
     node::{Node, NodeUpdate, Removed},
     status::{Peer, Status},
@@ -59,7 +59,7 @@ pub trait Backend: Send + Sync + 'static {
 
     fn keys(&self) -> Answer<'_, KeysStatus>;
     fn rotate_keys(&self) -> Answer<'_, RotationBegun>;
-    fn set_key_interval(&self, request: IntervalRequest) -> Answer<'_, ()>;
+    fn set_key_policy(&self, request: PolicyRequest) -> Answer<'_, Policy>;
 
     fn status(&self) -> Answer<'_, Status>;
     fn peers(&self) -> Answer<'_, Vec<Peer>>;

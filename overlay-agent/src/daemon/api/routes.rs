@@ -276,9 +276,9 @@ fn keys() -> Router<Desk> {
             }),
         )
         .route(
-            path::KEYS_INTERVAL,
+            path::KEYS_POLICY,
             put(async |State(desk): At, Json(request)| {
-                desk.done(desk.backend.set_key_interval(request)).await
+                desk.answer(desk.backend.set_key_policy(request)).await
             }),
         )
 }

@@ -25,8 +25,8 @@ use crate::api::{
     endpoint::{Endpoint, EndpointAttach, EndpointQuery, Netns},
     event::{Event, EventQuery, Kind},
     keys::{
-        ClusterKeys, Epoch, IntervalRequest, KeysStatus, Laggard, PeerKeys, Phase, RotationBegun,
-        Sends,
+        ClusterKeys, Epoch, KeysStatus, Laggard, PeerKeys, Phase, Policy, PolicyRequest,
+        RotationBegun, Sends,
     },
     network::{Blocks, Network, NetworkCreate, NetworkDetail, PruneRequest, Pruned, Subnet},
     node::{Availability, ManagerStatus, Node, NodeStatus, NodeUpdate, Removed},
@@ -498,8 +498,13 @@ impl Backend for Fake {
         self.answer("rotate_keys", RotationBegun { epoch: epoch(13) })
     }
 
-    fn set_key_interval(&self, request: IntervalRequest) -> Answer<'_, ()> {
-        self.answer(format!("set_key_interval {}", request.seconds), ())
+    fn set_key_policy(&self, request: PolicyRequest) -> Answer<'_, Policy> {
+        let policy = Policy {
+            interval_seconds: request.interval_seconds.unwrap_or(43_200),
+            deadline_seconds: request.deadline_seconds.unwrap_or(60),
+            grace_seconds: request.grace_seconds.unwrap_or(60),
+        };
+        self.answer(format!("set_key_policy {request:?}"), policy)
     }
 
     fn status(&self) -> Answer<'_, Status> {

@@ -15,11 +15,12 @@ use super::{
     testing::{Fake, Running, TOKEN, endpoint, network, no_network},
 };
 use crate::api::{
-    ApiError, Code, Empty,
+    ApiError, Code,
     client::{Client, ClientError},
     cluster::RotateToken,
     endpoint::EndpointQuery,
     event::EventQuery,
+    keys::PolicyRequest,
     node::NodeUpdate,
 };
 
@@ -72,7 +73,12 @@ async fn each_operation_comes_to_its_own_method_of_the_backend() {
     assert_eq!(client.token(role).await.unwrap().token.expose(), TOKEN);
     let never = RotateToken::default();
     client.rotate_token(role, never).await.unwrap();
-    assert_eq!(client.set_key_interval(600).await.unwrap(), Empty {});
+    let hourly = PolicyRequest {
+        interval_seconds: Some(3600),
+        ..PolicyRequest::default()
+    };
+    let policy = client.set_key_policy(&hourly).await.unwrap();
+    assert_eq!((policy.interval_seconds, policy.grace_seconds), (3600, 60));
     assert_eq!(
         running.fake.asked(),
         [
@@ -89,7 +95,7 @@ async fn each_operation_comes_to_its_own_method_of_the_backend() {
             "remove_node n2 true",
             "token worker",
             "rotate_token worker RotateToken { expires_in_seconds: None }",
-            "set_key_interval 600",
+            "set_key_policy PolicyRequest { interval_seconds: Some(3600), deadline_seconds: None, grace_seconds: None }",
         ]
     );
     assert_eq!(client.version().await.unwrap().pid, std::process::id());

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -38,6 +38,8 @@ pub struct StreamResult {
     pub send_errors: u32,
     /// Numbers of the datagrams that were not echoed.
     pub lost: Vec<u32>,
+    /// When the first of them was sent.
+    pub first_lost: Option<SystemTime>,
     /// Longest time between two echoes.
     pub longest_gap: Duration,
 }
@@ -47,10 +49,14 @@ impl StreamResult {
     pub fn lossless(&self) -> Result<&Self> {
         ensure!(
             self.lost.is_empty() && self.send_errors == 0 && self.sent > 0,
-            "{} of {} datagrams lost (first: {:?}), {} refused, longest gap {} ms",
+            "{} of {} datagrams lost (first: {:?}, at {}), {} refused, longest gap {} ms",
             self.lost.len(),
             self.sent,
             &self.lost[..self.lost.len().min(10)],
+            // As in the agents' logs.
+            self.first_lost
+                .map_or_else(String::new, |at| humantime::format_rfc3339_millis(at)
+                    .to_string()),
             self.send_errors,
             self.longest_gap.as_millis()
         );
@@ -130,12 +136,14 @@ fn run(
     });
 
     let started = Instant::now();
+    let mut sent_at = Vec::new();
     let mut result = StreamResult::default();
     let mut datagram = Vec::with_capacity(filling.len() + 4);
     while !stop.load(Ordering::Relaxed) {
         datagram.clear();
         datagram.extend(result.sent.to_be_bytes());
         datagram.extend(filling);
+        sent_at.push(SystemTime::now());
         if socket.send(&datagram).is_err() {
             result.send_errors += 1;
         }
@@ -162,6 +170,8 @@ fn run(
             }
         }
     }
+    let first = result.lost.first().map(|number| *number as usize);
+    result.first_lost = first.and_then(|number| sent_at.get(number).copied());
     result.longest_gap = longest_gap;
     Ok(result)
 }

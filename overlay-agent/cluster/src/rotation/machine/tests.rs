@@ -275,6 +275,31 @@ fn traffic_changes_to_the_staged_epoch_when_the_log_activates_it() {
 }
 
 #[test]
+fn traffic_to_a_peer_that_is_slow_goes_on_for_a_while_after_its_epoch_has_retired() {
+    let mut pair = Pair::new();
+    pair.run();
+    let next = pair.begin(2, Role::Active);
+    pair.epochs = [(next, Role::Active)].into();
+    // The other node hears of nothing.
+    pair.see(0);
+    let epoch = |pair: &Pair| pair.nodes[0].transmit(index(1)).map(|now| now.epoch.get());
+    let settings = Settings::default();
+    assert!(
+        settings.overtime < settings.linger,
+        "the peer still receives"
+    );
+    pair.wait(settings.overtime - Duration::from_millis(1));
+    assert_eq!(epoch(&pair), Some(1));
+    pair.wait(Duration::from_millis(1));
+    assert_eq!(epoch(&pair), None);
+    // It comes.
+    pair.see(1);
+    pair.spread();
+    pair.run();
+    assert_eq!(epoch(&pair), Some(2));
+}
+
+#[test]
 fn what_an_earlier_agent_left_stays_until_it_is_replaced() {
     let mut pair = Pair::new();
     pair.run();

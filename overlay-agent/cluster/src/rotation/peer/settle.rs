@@ -45,7 +45,10 @@ impl Peer {
             }
         }
         self.choose(ctx);
-        self.retire(ctx);
+        if self.retire(ctx) {
+            // What traffic was in until the last moment may have gone.
+            self.choose(ctx);
+        }
         self.slots.sweep();
     }
 
@@ -309,7 +312,8 @@ impl Peer {
     }
 
     /// Chooses the slot to send in: the active epoch before a staged one before a retiring one, and
-    /// in each the newest that is installed.
+    /// in each the newest that is installed. Without any, traffic stays where it is until
+    /// [`Self::retire`] ends that.
     fn choose(&mut self, ctx: &mut Context<'_>) {
         let sends = self.transmit.and_then(|slot| self.outbound(slot));
         if !ctx.epochs.known && sends.is_some_and(SlotState::is_ready) {
@@ -322,9 +326,10 @@ impl Peer {
             .of(Direction::Out)
             .filter(|state| state.is_ready())
             .filter_map(|state| {
-                let role = match ctx.epochs.role(state.epoch, state.name)? {
+                let role = match ctx.epochs.role(state.epoch, state.name) {
                     // The peer sends in it already: the log of one of us is behind.
-                    Role::Staged if ahead == Some(state.epoch) => Role::Active,
+                    Some(Role::Staged) if ahead == Some(state.epoch) => Some(Role::Active),
+                    None if Some(state.key.slot) != self.transmit => return None,
                     role => role,
                 };
                 Some((role, state.epoch, state.order, state.key.slot))
@@ -356,9 +361,14 @@ impl Peer {
         Some(self.outbound(self.transmit?)?.epoch)
     }
 
-    /// Lets go what has retired or been replaced, and is used by nobody.
-    fn retire(&mut self, ctx: &mut Context<'_>) {
-        let (drain, linger) = (ctx.settings.drain, ctx.settings.linger);
+    /// Lets go what has retired or been replaced, and is used by nobody; what has retired and is used,
+    /// after a while. Whether anything went.
+    fn retire(&mut self, ctx: &mut Context<'_>) -> bool {
+        let (drain, linger, overtime) = (
+            ctx.settings.drain,
+            ctx.settings.linger,
+            ctx.settings.overtime,
+        );
         // Per slot: whether its epoch lives, and whether a newer one of its epoch is installed.
         let fate: Vec<_> = self
             .slots
@@ -377,9 +387,11 @@ impl Peer {
             if state.is_leaving() || (live && !replaced) {
                 continue;
             }
-            let inbound = state.key.direction == Direction::In;
-            if !live && inbound && state.expires.is_none() {
-                state.expires = Some(ctx.now + linger);
+            if !live && state.expires.is_none() {
+                state.expires = Some(match state.key.direction {
+                    Direction::In => ctx.now + linger,
+                    Direction::Out => ctx.now + overtime,
+                });
             }
             let unused = !live && !state.is_ready();
             let drained = state.idle.map(|idle| idle + drain);
@@ -395,6 +407,7 @@ impl Peer {
         if let Some(at) = wake {
             self.wake(at);
         }
+        changed
     }
 }
 

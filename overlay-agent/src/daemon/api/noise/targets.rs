@@ -14,7 +14,7 @@ use overlay_agent::{
             UnlockRequest,
         },
         endpoint::EndpointAttach,
-        keys::IntervalRequest,
+        keys::PolicyRequest,
         network::{NetworkCreate, PruneRequest},
         node::NodeUpdate,
     },
@@ -38,7 +38,7 @@ pub const ALL: [Target; 12] = [
     ("prune_networks", body::<PruneRequest>),
     ("attach", attach),
     ("update_node", body::<NodeUpdate>),
-    ("interval", body::<IntervalRequest>),
+    ("policy", body::<PolicyRequest>),
 ];
 
 /// All of them: the kinds overlap, and a fuzzer that has one has the others.
@@ -106,5 +106,5 @@ pub const SEEDS: [(&str, &str); 12] = [
         "update_node",
         r#"{"name":"n2","role":"manager","availability":"drain","labels_add":{"a":"1"},"labels_remove":["b"]}"#,
     ),
-    ("interval", r#"{"seconds":43200}"#),
+    ("policy", r#"{"interval_seconds":43200,"grace_seconds":30}"#),
 ];

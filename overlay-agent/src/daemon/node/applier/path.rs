@@ -345,7 +345,7 @@ impl DataPath for HostPath {
                 } => self.recorded(),
                 heard = monitor => match heard {
                     Ok(origin) => {
-                        tracing::debug!(%origin, "heard of a change");
+                        tracing::trace!(%origin, "heard of a change");
                         self.pace.heard(self.start.elapsed());
                     }
                     Err(error) => {
