@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -69,45 +70,107 @@ fn xfrm_errors(cluster: &Cluster, node: u32) -> Result<String> {
     Ok(counted.collect::<Vec<_>>().join(", "))
 }
 
+/// TCP segments that a container has sent again.
+fn sent_again(cluster: &Cluster, container: &str) -> Result<u64> {
+    let netns = cluster.lab.netns(container)?;
+    let all = netns.enter(|| std::fs::read_to_string("/proc/net/snmp"))??;
+    let mut lines = all.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next(), lines.next());
+    let named = names.zip(values).and_then(|(names, values)| {
+        let mut all = names.split_whitespace().zip(values.split_whitespace());
+        all.find(|(name, _)| *name == "RetransSegs")
+    });
+    let (_, value) = named.context("/proc/net/snmp counts no segments")?;
+    Ok(value.parse()?)
+}
+
+/// Two TCP transfers at once while `meanwhile` runs, one after the other until it ends; the segments sent
+/// again.
+fn under_load(cluster: &Cluster, meanwhile: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let (from, to) = (cluster.lab.netns("a")?, cluster.lab.netns("b")?);
+    let address = cluster.lab.ip("b", "blue")?;
+    let before = sent_again(cluster, "a")? + sent_again(cluster, "b")?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flow = || -> Result<()> {
+            while !done.load(Ordering::Relaxed) {
+                transfer(from, to, address, 1 << 20, TEXT)?;
+            }
+            Ok(())
+        };
+        let flows = [scope.spawn(flow), scope.spawn(flow)];
+        let result = meanwhile();
+        done.store(true, Ordering::Relaxed);
+        for flow in flows {
+            flow.join()
+                .map_err(|_| anyhow::anyhow!("a transfer panicked"))??;
+        }
+        result
+    })?;
+    Ok(sent_again(cluster, "a")? + sent_again(cluster, "b")? - before)
+}
+
 #[test]
 fn rotations_under_load_lose_and_repeat_nothing() -> Result<()> {
-    const ROTATIONS: u64 = 3;
+    const PAUSE: Duration = Duration::from_secs(5);
+    // Back to back, and as many with a pause between them. An emulated host takes a quarter of a minute
+    // for each.
+    let rotations: u64 = match std::env::var("OVERLAY_ROTATIONS") {
+        Ok(number) => number.parse().context("OVERLAY_ROTATIONS")?,
+        Err(_) => 2,
+    };
     let cluster = cluster(&["a", "b"])?;
     let before = cluster.epoch(1)?;
     let errors: Vec<_> = [1, 2]
         .map(|node| xfrm_errors(&cluster, node))
         .into_iter()
         .collect::<Result<_>>()?;
-    let address = cluster.lab.ip("b", "blue")?;
+    let started = Instant::now();
+    let calm = under_load(&cluster, || {
+        thread::sleep(Duration::from_secs(30));
+        Ok(())
+    })?;
+    let calm_for = started.elapsed();
+
     let capture = cluster.lab.capture()?;
-    let echo = UdpEcho::start(cluster.lab.netns("b")?, address, 7)?;
+    let echo = UdpEcho::start(cluster.lab.netns("b")?, cluster.lab.ip("b", "blue")?, 7)?;
     let stream = Stream::start(cluster.lab.netns("a")?, echo.address, 50, 200, TEXT)?;
     let started = Instant::now();
-    for _ in 0..ROTATIONS {
-        let (from, to) = (cluster.lab.netns("a")?, cluster.lab.netns("b")?);
-        thread::scope(|scope| {
-            let load = scope.spawn(|| transfer(from, to, address, 2 << 20, TEXT));
+    let again = under_load(&cluster, || {
+        for number in 0..2 * rotations {
+            if number > rotations {
+                thread::sleep(PAUSE);
+            }
             rotate(&cluster)?;
-            load.join()
-                .map_err(|_| anyhow::anyhow!("the transfer panicked"))??;
-            anyhow::Ok(())
-        })?;
-    }
-    println!("{ROTATIONS} rotations in {:?}", started.elapsed());
+        }
+        Ok(())
+    })?;
+    let took = started.elapsed();
+    println!(
+        "{} rotations in {took:?}; segments sent again: {calm} in {calm_for:?} without, {again} with",
+        2 * rotations
+    );
     let result = stream.stop()?;
     let wire = capture.stop()?;
     result.lossless().with_context(|| cluster.explain())?;
     ensure!(result.duplicates == 0, "{result:?}");
-    sealed(&wire)?;
-    let slots: BTreeSet<u32> = wire.esp_headers().map(|esp| esp.spi & 0xfff).collect();
+    // As many as without, for as long.
+    let allowed = calm as f64 * took.as_secs_f64() / calm_for.as_secs_f64();
     ensure!(
-        slots.len() > ROTATIONS as usize,
+        again as f64 <= allowed + 1.0,
+        "{again} TCP segments were sent again, {allowed:.1} without a rotation"
+    );
+    sealed(&wire)?;
+    // Number of the slot, SPI bits 4 to 11.
+    let slots: BTreeSet<u32> = wire.esp_headers().map(|esp| esp.spi >> 4 & 0xff).collect();
+    ensure!(
+        slots.len() as u64 > 2 * rotations,
         "slots on the wire: {slots:?}"
     );
     for node in [1, 2] {
         let epoch = cluster.epoch(node)?;
         ensure!(
-            epoch == before + ROTATIONS,
+            epoch == before + 2 * rotations,
             "node {node} is in epoch {epoch}"
         );
         let now = xfrm_errors(&cluster, node)?;

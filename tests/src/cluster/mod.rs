@@ -99,10 +99,9 @@ impl Cluster {
         command::capture(&mut self.command(node, arguments)?, LIMIT)
     }
 
-    /// Runs it with `--format json`. A status of 1 is that something is reported.
-    pub fn json(&self, node: u32, arguments: &[&str]) -> Result<Value> {
+    /// Runs it; its standard output. A status of 1 is that something is reported.
+    pub fn overlay_or_reported(&self, node: u32, arguments: &[&str]) -> Result<String> {
         let mut command = self.command(node, arguments)?;
-        command.args(["--format", "json"]);
         let output = command::run(&mut command, LIMIT)?;
         ensure!(
             matches!(output.status.code(), Some(0 | 1)) && !output.stdout.is_empty(),
@@ -111,8 +110,14 @@ impl Cluster {
             output.status,
             output.stderr
         );
-        serde_json::from_str(&output.stdout)
-            .with_context(|| format!("read what {arguments:?} says: {}", output.stdout))
+        Ok(output.stdout)
+    }
+
+    /// Runs it with `--format json`. A status of 1 is that something is reported.
+    pub fn json(&self, node: u32, arguments: &[&str]) -> Result<Value> {
+        let arguments = [arguments, &["--format", "json"]].concat();
+        let text = self.overlay_or_reported(node, &arguments)?;
+        serde_json::from_str(&text).with_context(|| format!("read what {arguments:?} says: {text}"))
     }
 
     /// Runs it, and expects it to fail: exit status and what it says on standard error.

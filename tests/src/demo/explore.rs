@@ -5,11 +5,12 @@ use std::{io::IsTerminal as _, process::Command};
 use anyhow::{Context as _, Result};
 
 use super::report::Report;
-use crate::lab::{Lab, WIRE};
+use crate::{cluster::Cluster, lab::WIRE};
 
-/// Prints the commands; with a terminal, gives a shell and cleans up when it ends, without one
-/// leaves everything in place.
-pub fn stay(lab: Lab, report: &mut Report) -> Result<()> {
+/// Prints the commands; with a terminal, gives a shell, without one waits for the end of the standard
+/// input. Everything is removed then: agents belong to the process that started them.
+pub fn stay(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    let lab = &cluster.lab;
     let node = lab.node(1)?;
     let (netns, pins) = (
         node.netns.name().to_owned(),
@@ -30,7 +31,8 @@ pub fn stay(lab: Lab, report: &mut Report) -> Result<()> {
     ));
     report.say(&format!("bpftool map dump pinned {pins}/v1/maps/endpoints"));
     report.say(&format!(
-        "nsenter --net=/run/netns/{netns} {} --pin-dir {pins} dataplane show",
+        "OVERLAY_SOCKET={} {} status",
+        cluster.agent(1)?.socket().display(),
         crate::lab::overlay_binary()?.display()
     ));
     if std::io::stdin().is_terminal() {
@@ -38,7 +40,7 @@ pub fn stay(lab: Lab, report: &mut Report) -> Result<()> {
         Command::new("bash").status().context("start bash")?;
         return Ok(());
     }
-    report.say("\nThere is no terminal: everything stays until the next demo or test removes it.");
-    lab.keep();
+    report.say("\nThere is no terminal: everything is removed when the standard input ends.");
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("wait for the end")?;
     Ok(())
 }

@@ -35,6 +35,11 @@ impl Report {
         println!("\n{}", self.paint("1;36", text));
     }
 
+    /// What a user types on a node.
+    pub fn command(&self, node: u32, line: &str) {
+        println!("  {}", self.paint("1", &format!("node-{node}$ {line}")));
+    }
+
     pub fn say(&self, text: &str) {
         for line in text.lines() {
             println!("  {line}");

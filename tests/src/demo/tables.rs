@@ -5,18 +5,18 @@ use std::{process::Command, time::Duration};
 use anyhow::Result;
 
 use super::report::Report;
-use crate::lab::{Lab, command};
+use crate::{cluster::Cluster, lab::command};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Lines of a map that make the point.
 const LINES: usize = 24;
 
-pub fn show(lab: &Lab, report: &mut Report) -> Result<()> {
-    let node = lab.node(1)?;
-    report.title("overlay dataplane show (node 1)");
-    let mut show = node.overlay()?;
-    show.args(["dataplane", "show"]);
-    report.say(&command::run(&mut show, LIMIT)?.stdout);
+pub fn show(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    let node = cluster.lab.node(1)?;
+    for arguments in [&["status"][..], &["peers"], &["keys", "status"]] {
+        report.title(&format!("overlay {} (node 1)", arguments.join(" ")));
+        report.say(&cluster.overlay_or_reported(1, arguments)?);
+    }
 
     report.title(
         "ip xfrm policy (node 1): one per peer, slot and lane; the block policies come last",

@@ -320,12 +320,6 @@ impl Lab {
     pub fn directory(&self) -> &Path {
         &self.directory.0
     }
-
-    /// Leaves everything in place: namespaces, pins and files. For exploring; the next lab on this
-    /// machine removes what is left once this process has ended, unless [`sweep`] is told not to.
-    pub fn keep(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl Container {
