@@ -1,6 +1,7 @@
 //! A real agent in the namespace of a node.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::Read as _,
     os::unix::fs::PermissionsExt as _,
@@ -27,6 +28,7 @@ pub struct Agent {
     netns: PathBuf,
     files: PathBuf,
     pins: PathBuf,
+    environment: Vec<(String, OsString)>,
     child: Option<Child>,
 }
 
@@ -40,6 +42,7 @@ impl Agent {
             netns: node.netns.path(),
             files,
             pins: node.pins().to_owned(),
+            environment: Vec::new(),
             child: None,
         };
         fs::write(agent.config(), agent.configuration()).context("write a configuration")?;
@@ -104,6 +107,11 @@ impl Agent {
         Ok(command)
     }
 
+    /// Sets a variable in the environment of its next starts.
+    pub fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
     /// Starts it; returns when it answers.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "agent {} runs already", self.node);
@@ -116,6 +124,7 @@ impl Agent {
             .inside(&agent_binary()?)
             .args(["run", "--config"])
             .arg(self.config())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -149,6 +158,18 @@ impl Agent {
     pub fn pid(&self) -> Result<u32> {
         let child = self.child.as_ref().context("the agent does not run")?;
         Ok(child.id())
+    }
+
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid()?);
+        let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+            .map(|kilobytes: u64| kilobytes * 1024)
+            .with_context(|| format!("no resident memory in {path}: {status}"))
     }
 
     /// Ends it with SIGKILL.
@@ -189,8 +210,16 @@ impl Agent {
 
     /// Freezes it, as a host that does not schedule it would.
     pub fn pause(&self, paused: bool) -> Result<()> {
+        self.signal(if paused { Signal::STOP } else { Signal::CONT })
+    }
+
+    /// Tells it to read its configuration again.
+    pub fn reload(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the agent does not run")?;
-        let signal = if paused { Signal::STOP } else { Signal::CONT };
         kill_process(Pid::from_child(child), signal).context("signal an agent")
     }
 
