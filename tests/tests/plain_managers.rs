@@ -283,6 +283,38 @@ fn an_evicted_node_is_told_so_and_comes_back_with_a_new_token_alone() -> Result<
 }
 
 #[test]
+fn an_agent_that_is_killed_before_it_wrote_down_what_it_did_interrupts_nothing() -> Result<()> {
+    let mut cluster = Cluster::up(nodes(&["a", "b"]))?;
+    cluster.connect("green", "10.7.0.0/16", &["a", "b"])?;
+    let (_echo, stream) = cluster.stream("a", "b", "green")?;
+    // Nobody tells it of b for a while: it goes by what is in the kernel.
+    for node in [2, 1] {
+        cluster.agent_mut(node)?.kill()?;
+    }
+    let record = cluster.agent(1)?.run().join("desired.json");
+    fs::remove_file(&record).with_context(|| format!("remove {}", record.display()))?;
+    let before = cluster.agent(1)?.log_text().len();
+    cluster.agent_mut(1)?.start()?;
+    eventually(SETTLE, || {
+        let log = cluster.agent(1)?.log_text();
+        let looked = log[before..].contains("checked=Complete");
+        ensure!(looked, "the agent has not looked at the kernel yet: {log}");
+        Ok(())
+    })?;
+    cluster.agent_mut(2)?.start()?;
+    eventually(SETTLE, || {
+        let status = cluster.status(1)?;
+        ensure!(status["nodes"]["ready"] == 2, "{status}");
+        Ok(())
+    })?;
+    stream
+        .stop()?
+        .lossless()
+        .with_context(|| cluster.explain())?;
+    Ok(())
+}
+
+#[test]
 fn a_reload_takes_over_what_makes_sense_and_nothing_else() -> Result<()> {
     let mut cluster = Cluster::up(nodes(&["a"]))?;
     let file = cluster.agent(1)?.config();
