@@ -3,8 +3,8 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::Read as _,
-    os::unix::fs::PermissionsExt as _,
+    io::{self, Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -132,7 +132,7 @@ impl Agent {
             .context("start an agent")?;
         self.child = Some(child);
         let started = Instant::now();
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        while !self.answers() {
             ensure!(
                 started.elapsed() < LIMIT && self.is_alive()?,
                 "agent {} does not answer: {}",
@@ -142,6 +142,17 @@ impl Agent {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Whether it answers: its socket is there some time before.
+    fn answers(&self) -> bool {
+        let asked = || -> io::Result<usize> {
+            let mut stream = UnixStream::connect(self.socket())?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            stream.write_all(b"GET /v1/version HTTP/1.1\r\nHost: agent\r\n\r\n")?;
+            stream.read(&mut [0])
+        };
+        asked().is_ok_and(|length| length > 0)
     }
 
     pub const fn is_running(&self) -> bool {
