@@ -36,4 +36,31 @@ mod tests {
             .collect();
         assert_eq!(named, there);
     }
+
+    /// That crate is built by hand: nobody would notice a table of its manifest that two merges made one.
+    #[test]
+    fn every_fuzz_target_has_a_table_in_its_manifest_and_a_line_in_its_readme() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
+        let (manifest, readme) = (read("Cargo.toml"), read("README.md"));
+        let tables: BTreeSet<&str> = manifest.split("[[bin]]\n").skip(1).map(str::trim).collect();
+        let targets: BTreeSet<String> = fs::read_dir(directory.join("fuzz_targets"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+        let wanted: Vec<String> = targets
+            .iter()
+            .map(|name| {
+                format!(
+                    "name = \"{name}\"\npath = \"fuzz_targets/{name}.rs\"\n\
+                     test = false\ndoc = false\nbench = false"
+                )
+            })
+            .collect();
+        assert_eq!(tables, wanted.iter().map(String::as_str).collect());
+        for name in &targets {
+            assert!(readme.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

@@ -107,6 +107,10 @@ pub struct EpochStatus {
 pub struct Managers {
     pub total: usize,
     pub reachable: usize,
+    /// Of them all, those that have a vote: a new one gets the log first. `None` on a worker, which does
+    /// not know.
+    #[serde(default)]
+    pub voters: Option<usize>,
     /// Whether more than half can be reached. Without it traffic goes on and nothing can be changed.
     pub quorum: bool,
     #[serde(default)]

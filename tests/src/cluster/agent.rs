@@ -1,9 +1,10 @@
 //! A real agent in the namespace of a node.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
-    io::Read as _,
-    os::unix::fs::PermissionsExt as _,
+    io::{self, Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -27,6 +28,7 @@ pub struct Agent {
     netns: PathBuf,
     files: PathBuf,
     pins: PathBuf,
+    environment: Vec<(String, OsString)>,
     child: Option<Child>,
 }
 
@@ -40,6 +42,7 @@ impl Agent {
             netns: node.netns.path(),
             files,
             pins: node.pins().to_owned(),
+            environment: Vec::new(),
             child: None,
         };
         fs::write(agent.config(), agent.configuration()).context("write a configuration")?;
@@ -104,6 +107,11 @@ impl Agent {
         Ok(command)
     }
 
+    /// Sets a variable in the environment of its next starts.
+    pub fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
     /// Starts it; returns when it answers.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "agent {} runs already", self.node);
@@ -116,6 +124,7 @@ impl Agent {
             .inside(&agent_binary()?)
             .args(["run", "--config"])
             .arg(self.config())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -123,7 +132,7 @@ impl Agent {
             .context("start an agent")?;
         self.child = Some(child);
         let started = Instant::now();
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        while !self.answers() {
             ensure!(
                 started.elapsed() < LIMIT && self.is_alive()?,
                 "agent {} does not answer: {}",
@@ -133,6 +142,17 @@ impl Agent {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Whether it answers: its socket is there some time before.
+    fn answers(&self) -> bool {
+        let asked = || -> io::Result<usize> {
+            let mut stream = UnixStream::connect(self.socket())?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            stream.write_all(b"GET /v1/version HTTP/1.1\r\nHost: agent\r\n\r\n")?;
+            stream.read(&mut [0])
+        };
+        asked().is_ok_and(|length| length > 0)
     }
 
     pub const fn is_running(&self) -> bool {
@@ -149,6 +169,18 @@ impl Agent {
     pub fn pid(&self) -> Result<u32> {
         let child = self.child.as_ref().context("the agent does not run")?;
         Ok(child.id())
+    }
+
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid()?);
+        let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+            .map(|kilobytes: u64| kilobytes * 1024)
+            .with_context(|| format!("no resident memory in {path}: {status}"))
     }
 
     /// Ends it with SIGKILL.
@@ -189,8 +221,16 @@ impl Agent {
 
     /// Freezes it, as a host that does not schedule it would.
     pub fn pause(&self, paused: bool) -> Result<()> {
+        self.signal(if paused { Signal::STOP } else { Signal::CONT })
+    }
+
+    /// Tells it to read its configuration again.
+    pub fn reload(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the agent does not run")?;
-        let signal = if paused { Signal::STOP } else { Signal::CONT };
         kill_process(Pid::from_child(child), signal).context("signal an agent")
     }
 

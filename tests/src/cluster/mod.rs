@@ -17,6 +17,8 @@
 //! ```
 
 mod agent;
+pub mod liar;
+pub mod stranger;
 
 use std::{net::IpAddr, process::Command, time::Duration};
 
@@ -24,7 +26,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 pub use self::agent::Agent;
-use crate::lab::{Attachment, Family, Lab, Spec, command, eventually};
+use crate::lab::{
+    Attachment, Family, Lab, NodeSpec, Spec, command, eventually,
+    traffic::{Stream, UdpEcho},
+};
 
 /// How long a command may take, on an emulated machine that has other work.
 pub const LIMIT: Duration = Duration::from_secs(180);
@@ -70,6 +75,9 @@ impl Cluster {
                 "worker"
             };
             cluster.join(node, 1, role)?;
+        }
+        if managers > 1 {
+            cluster.voters(1, managers)?;
         }
         Ok(cluster)
     }
@@ -226,6 +234,27 @@ impl Cluster {
         Ok(answer)
     }
 
+    /// Makes a plain network with these containers in it, and waits until each reaches the next.
+    pub fn connect(&mut self, network: &str, subnet: &str, containers: &[&str]) -> Result<()> {
+        self.create(network, &["--subnet", subnet])?;
+        for container in containers {
+            self.attach(container, network, &[])?;
+        }
+        for pair in containers.windows(2) {
+            self.reaches(pair[0], pair[1], network)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until so many managers have a vote, as a manager sees them.
+    pub fn voters(&self, asked: u32, count: u32) -> Result<()> {
+        eventually(SETTLE, || {
+            let status = self.status(asked)?;
+            ensure!(status["managers"]["voters"] == count, "{status}");
+            Ok(())
+        })
+    }
+
     /// Waits until a node knows a network.
     pub fn sees(&self, node: u32, network: &str) -> Result<()> {
         eventually(SETTLE, || {
@@ -289,6 +318,13 @@ impl Cluster {
         .with_context(|| self.explain())
     }
 
+    /// Fifty numbered datagrams a second from a container to another, and back.
+    pub fn stream(&self, from: &str, to: &str, network: &str) -> Result<(UdpEcho, Stream)> {
+        let echo = UdpEcho::start(self.lab.netns(to)?, self.lab.ip(to, network)?, 7)?;
+        let stream = Stream::start(self.lab.netns(from)?, echo.address, 50, 200, b"numbered")?;
+        Ok((echo, stream))
+    }
+
     /// What all agents say, for messages.
     pub fn explain(&self) -> String {
         let mut text = String::new();
@@ -316,6 +352,13 @@ impl Cluster {
             .and_then(|number| number.parse().ok())
             .with_context(|| format!("the leader is none of ours: {leader}"))
     }
+}
+
+/// A node for each container.
+pub fn nodes(containers: &[&str]) -> Spec {
+    containers.iter().fold(Spec::new(), |spec, container| {
+        spec.node(NodeSpec::new().container(container, &[]))
+    })
 }
 
 /// Name of a node in the cluster.

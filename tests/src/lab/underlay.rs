@@ -12,12 +12,15 @@ use super::{
 };
 
 const BRIDGE: &str = "br0";
+/// The other switch of a wire that is cut.
+const ISLAND: &str = "br1";
 
 /// The namespace between the nodes. Node 1 is at its device `port1`, and so on.
 #[derive(Debug)]
 pub struct Underlay {
     pub netns: Netns,
     topology: Topology,
+    mtu: u32,
     nodes: Vec<u32>,
 }
 
@@ -26,14 +29,7 @@ impl Underlay {
         let netns = Netns::new(&format!("{prefix}-wire"))?;
         no_duplicate_detection(&netns)?;
         match spec.topology {
-            Topology::Switch => {
-                netns.ip(&format!(
-                    "link add {BRIDGE} mtu {} type bridge stp_state 0 mcast_snooping 0",
-                    spec.mtu
-                ))?;
-                netns.set_sysctl(&format!("net/ipv6/conf/{BRIDGE}/disable_ipv6"), "1")?;
-                netns.ip(&format!("link set {BRIDGE} up"))?;
-            }
+            Topology::Switch => switch(&netns, BRIDGE, spec.mtu)?,
             Topology::Router => {
                 netns.set_sysctl("net/ipv4/ip_forward", "1")?;
                 netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
@@ -43,6 +39,7 @@ impl Underlay {
         Ok(Self {
             netns,
             topology: spec.topology,
+            mtu: spec.mtu,
             nodes: Vec::new(),
         })
     }
@@ -141,12 +138,44 @@ impl Underlay {
         Capture::start(&self.netns, &ports, super::wire::Direction::Received)
     }
 
+    /// Cuts a switched wire: these nodes hear each other and nobody else, until [`Self::heal`].
+    pub fn cut_off(&self, nodes: &[u32]) -> Result<()> {
+        ensure!(
+            self.topology == Topology::Switch,
+            "only a switched wire is cut"
+        );
+        switch(&self.netns, ISLAND, self.mtu)?;
+        for node in nodes {
+            self.netns
+                .ip(&format!("link set {} master {ISLAND}", port(*node)))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a wire that was cut whole again.
+    pub fn heal(&self) -> Result<()> {
+        for node in &self.nodes {
+            self.netns
+                .ip(&format!("link set {} master {BRIDGE}", port(*node)))?;
+        }
+        self.netns.ip(&format!("link del {ISLAND}")).map(drop)
+    }
+
     /// Sets the MTU of a node's link at the side of the switch or router.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
         self.netns
             .ip(&format!("link set {} mtu {mtu}", port(index)))
             .map(drop)
     }
+}
+
+/// Makes a switch of this name.
+fn switch(netns: &Netns, name: &str, mtu: u32) -> Result<()> {
+    netns.ip(&format!(
+        "link add {name} mtu {mtu} type bridge stp_state 0 mcast_snooping 0"
+    ))?;
+    netns.set_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+    netns.ip(&format!("link set {name} up")).map(drop)
 }
 
 /// Makes an end of a veth pair send what a real wire would carry.

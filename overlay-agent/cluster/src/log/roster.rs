@@ -222,7 +222,9 @@ impl Roster {
         self.check_contact(&node, &applicant.contact)?;
         match self.member(&node) {
             Err(RosterRefusal::Unknown(_)) => {
-                self.check_name(&node, &applicant.name)?;
+                if self.left_as(&applicant.name).is_none() {
+                    self.check_name(&node, &applicant.name)?;
+                }
                 if self.members.len() >= Self::MAX {
                     return Err(RosterRefusal::Full { limit: Self::MAX });
                 }
@@ -245,7 +247,8 @@ impl Roster {
         }
     }
 
-    /// Joins as [`Self::check_join`] allows. Repeating it changes nothing but the contact.
+    /// Joins as [`Self::check_join`] allows. Repeating it changes nothing but the contact. A member that
+    /// left under the name is forgotten.
     pub fn join(
         &mut self,
         now: Timestamp,
@@ -267,6 +270,9 @@ impl Roster {
         }
         let index = PeerIndex::new(self.next_index).map_err(|_| RosterRefusal::IndicesExhausted)?;
         self.next_index += 1;
+        if let Some(left) = self.left_as(&applicant.name) {
+            self.members.remove(&left);
+        }
         let member = Member {
             index,
             name: applicant.name,
@@ -309,6 +315,13 @@ impl Roster {
             }
         }
         Ok(())
+    }
+
+    /// The member that left and had this name. It forgot its key as it left, so it comes back as another
+    /// node, for which the name is free.
+    fn left_as(&self, name: &NodeName) -> Option<NodeId> {
+        let (node, member) = self.by_name(name)?;
+        (!member.is_present()).then_some(*node)
     }
 
     fn check_name(&self, node: &NodeId, name: &NodeName) -> Result<(), RosterRefusal> {
@@ -526,6 +539,31 @@ mod tests {
         let joined = now(2);
         let role = Role::Worker;
         assert_eq!(roster.standing(&ids[1]), Standing::Member { role, joined });
+    }
+
+    #[test]
+    fn the_name_of_a_node_that_left_is_free_for_who_joins() {
+        let (mut roster, ids) = roster(3);
+        let mut back = applicant(4);
+        back.name = applicant(2).name;
+        back.contact = applicant(2).contact;
+        roster.leave(now(1), &ids[1]).expect("leaves");
+        let name = applicant(2).name;
+        assert!(roster.rename(&ids[2], name).is_err(), "nobody takes it");
+        let (index, admission) = roster
+            .join(now(2), back.clone(), Role::Worker)
+            .expect("joins");
+        assert_eq!((index.get(), admission), (4, Admission::New));
+        assert_eq!(roster.standing(&ids[1]), Standing::Unknown);
+        assert_eq!(roster.fault(), None);
+        // The key of before, if it is still there, is a node that has no name.
+        let refusal = roster
+            .join(now(3), applicant(2), Role::Worker)
+            .expect_err("the address and the name are taken");
+        assert!(
+            matches!(refusal, RosterRefusal::AddressTaken { .. }),
+            "{refusal}"
+        );
     }
 
     #[test]

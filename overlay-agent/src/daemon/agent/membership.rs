@@ -54,6 +54,7 @@ use crate::{
     },
     kernel::removal,
     state::{
+        endpoints,
         manager::Manager,
         membership::{Membership, Stored},
     },
@@ -334,6 +335,8 @@ impl Agent {
                 .forget()
                 .map_err(|error| errors::host(&error))?;
         }
+        // A node that the managers did not let go has not forgotten them, and has addresses of theirs.
+        endpoints::remove(&self.options.directories.run).map_err(|error| errors::host(&error))?;
         self.files()
             .forget()
             .map_err(|error| errors::host(&error))?;

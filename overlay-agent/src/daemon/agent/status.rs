@@ -22,7 +22,10 @@ use crate::{
             Problem, SelfNode, Severity, State, Status,
         },
     },
-    daemon::node::{self, What},
+    daemon::{
+        managers::status::{ManagerPlace, ManagerStatus, Status as ManagersStatus},
+        node::{self, What},
+    },
     dataplane::step::address_of,
     kernel::{
         bpf::Pinned,
@@ -86,7 +89,9 @@ impl Agent {
             age_seconds: Time(view.epochs.rotated).age(now).as_secs(),
             next_rotation: Time(view.epochs.rotated.saturating_add(interval)),
         });
-        status.managers = Some(managers(&running, &view, &node));
+        let managers = managers(&running, &view, &node);
+        problems.extend(undecided(&running, &managers));
+        status.managers = Some(managers);
         status.nodes = nodes(&view, &node);
         let local = running.node.endpoints().len();
         status.endpoints = Endpoints {
@@ -256,24 +261,51 @@ fn managers(running: &Running, view: &View, node: &node::Status) -> Managers {
     };
     let all: Vec<_> = view.peers.iter().filter(is_manager).collect();
     let up = |id| id == view.node || node.gossip.up.contains(&id);
-    let reachable = all.iter().filter(|(id, _)| up(**id)).count();
-    let (quorum, leader) = match running.managers() {
-        Some(managers) => {
-            let status = managers.status();
-            let leader = status.leader.and_then(|id| view.peers.get(&id));
-            (status.quorum, leader.map(|peer| peer.name.to_string()))
-        }
-        None => (
-            node.managers.error.is_none() && reachable * 2 > all.len(),
-            None,
-        ),
-    };
+    let heard = node.managers.error.is_none();
+    // Gossip is hearsay; one that answers is up whatever it says.
+    let answers = usize::from(heard && node.managers.heard.is_some());
+    let reachable = all.iter().filter(|(id, _)| up(**id)).count().max(answers);
+    let own = running.managers().map(|managers| managers.status());
+    let leader = own.as_ref().and_then(|own| view.peers.get(&own.leader?));
+    let has_vote = |manager: &&ManagerStatus| manager.place == ManagerPlace::Voter;
+    let count = |own: &ManagersStatus| own.managers.iter().filter(has_vote).count();
     Managers {
         total: all.len(),
         reachable,
-        quorum,
-        leader,
+        voters: own.as_ref().map(count),
+        quorum: can_decide(own.as_ref(), heard, reachable, all.len()),
+        leader: leader.map(|peer| peer.name.to_string()),
     }
+}
+
+/// Whether the managers can decide, as far as this node knows. `own` is what the manager on it says,
+/// `heard` that some manager answers, `reachable` how many of `all` seem up.
+///
+/// A leader knows which managers answer. One that has lost the others leads on, and who hears it hears no
+/// others; a worker hears any manager.
+fn can_decide(own: Option<&ManagersStatus>, heard: bool, reachable: usize, all: usize) -> bool {
+    let majority = reachable * 2 > all;
+    match own {
+        Some(own) if own.leads => own.quorum,
+        Some(own) => own.quorum && majority,
+        None => heard && majority,
+    }
+}
+
+/// That the managers cannot decide, where the manager on this node does not say so itself.
+fn undecided(running: &Running, managers: &Managers) -> Option<Problem> {
+    let says_so = running.managers().is_some_and(|own| !own.has_quorum());
+    let Managers {
+        total, reachable, ..
+    } = managers;
+    (!managers.quorum && !says_so).then(|| Problem {
+        severity: Severity::Error,
+        message: format!(
+            "the managers cannot decide: {reachable} of {total} seem to be up. The data path goes on; no key \
+             is rotated and nothing changes until more than half are"
+        ),
+        remedy: "start the others".into(),
+    })
 }
 
 fn nodes(view: &View, node: &node::Status) -> Nodes {
@@ -375,5 +407,36 @@ fn event(event: node::Event) -> Event {
         action: action.into(),
         name,
         attributes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_hears_a_leader_that_has_lost_the_others_takes_that_for_no_majority() {
+        let manager = |leads, quorum| ManagersStatus {
+            leader: None,
+            leads,
+            term: 1,
+            quorum,
+            last_log: 0,
+            applied: 0,
+            managers: Vec::new(),
+            failure: None,
+            notes: Vec::new(),
+        };
+        let (leader, follower) = (manager(true, true), manager(false, true));
+        // Two managers of five are left.
+        assert!(!can_decide(Some(&manager(true, false)), true, 2, 5));
+        assert!(!can_decide(Some(&follower), true, 2, 5));
+        assert!(!can_decide(None, true, 2, 5));
+        // All are back, and gossip has not told of them yet.
+        assert!(can_decide(Some(&leader), true, 2, 5));
+        assert!(can_decide(Some(&follower), true, 3, 5));
+        assert!(!can_decide(Some(&manager(false, false)), true, 3, 5));
+        assert!(can_decide(None, true, 3, 5));
+        assert!(!can_decide(None, false, 5, 5));
     }
 }

@@ -269,6 +269,7 @@ fn status(troubled: bool) -> Status {
         managers: Some(Managers {
             total: 3,
             reachable: if troubled { 1 } else { 3 },
+            voters: Some(3),
             quorum: !troubled,
             leader: (!troubled).then(|| "n1".into()),
         }),

@@ -27,6 +27,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -41,6 +42,7 @@ use overlay_cluster::{
     log::{command::Command, view::View},
     rotation::{self, Acknowledgement, RotationError},
 };
+use overlay_ebpf::abi::{Location, MacAddr, Vni};
 use rand::Rng as _;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::{
@@ -63,8 +65,14 @@ pub use self::{
 };
 use crate::{
     daemon::{dns::names::Names, members::LiveMembers},
-    dataplane::desired::{DataPlane, LocalEndpoint},
-    kernel::host::Directories,
+    dataplane::{
+        desired::{DataPlane, LocalEndpoint},
+        step::address_of,
+    },
+    kernel::{
+        bpf::{BpfError, Pinned},
+        host::Directories,
+    },
     member::{Member, MemberError, Settings},
     plan::{self, HostSettings},
     state::{
@@ -396,10 +404,56 @@ fn empty(setup: &Setup) -> Result<DataPlane, StartError> {
     })
 }
 
-/// The endpoints of others that the agent before this one had in the kernel. Without that record they
-/// come by gossip.
+/// The endpoints of others that the agent before this one had in the kernel: as the maps have them, or where
+/// there are none that this agent can read, as was on record, which lags behind. Others come by gossip.
 fn remembered(directories: &Directories, view: &View) -> Vec<(NodeId, Endpoint)> {
-    let read = LastDesired::read(&directories.run).map_err(|error| error.to_string());
+    let owners: BTreeMap<_, _> = view
+        .peers
+        .iter()
+        .map(|(id, peer)| (peer.index.get(), *id))
+        .collect();
+    let in_kernel = in_kernel(&directories.pins).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what is in the kernel is taken from the record of it");
+        None
+    });
+    let endpoints = in_kernel.unwrap_or_else(|| on_record(&directories.run));
+    endpoints
+        .into_iter()
+        .filter_map(|(peer, endpoint)| Some((*owners.get(&peer)?, endpoint)))
+        .collect()
+}
+
+/// The endpoints of peers in the pinned maps; `None` without maps.
+fn in_kernel(pins: &Path) -> Result<Option<Vec<(u32, Endpoint)>>, BpfError> {
+    let Some(pinned) = Pinned::open(pins)? else {
+        return Ok(None);
+    };
+    let maps = pinned.observe_maps()?;
+    let mut addresses: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (key, value) in &maps.addresses {
+        let of = addresses.entry((key.vni, value.mac)).or_default();
+        of.push(address_of(&key.address));
+    }
+    let remote = maps
+        .endpoints
+        .iter()
+        .filter(|(_, entry)| entry.location == Location::Remote);
+    let endpoints = remote.filter_map(|(key, entry)| {
+        let endpoint = Endpoint {
+            vni: Vni::new(key.vni).ok()?,
+            mac: MacAddr(key.mac),
+            ips: addresses.remove(&(key.vni, key.mac)).unwrap_or_default(),
+            // The kernel knows none.
+            name: String::new(),
+        };
+        Some((entry.peer, endpoint))
+    });
+    Ok(Some(endpoints.collect()))
+}
+
+/// The endpoints of peers as the last record says.
+fn on_record(run: &Path) -> Vec<(u32, Endpoint)> {
+    let read = LastDesired::read(run).map_err(|error| error.to_string());
     let last = read.and_then(|last| {
         let desired = last.map(|last| last.desired()).transpose();
         desired.map_err(|error| error.to_string())
@@ -408,22 +462,16 @@ fn remembered(directories: &Directories, view: &View) -> Vec<(NodeId, Endpoint)>
         tracing::warn!(%error, "traffic to other nodes stops until they have told of their endpoints");
         None
     });
-    let owners: BTreeMap<_, _> = view
-        .peers
-        .iter()
-        .map(|(id, peer)| (peer.index, *id))
-        .collect();
     let endpoints = last.into_iter().flat_map(|last| last.remote_endpoints);
     endpoints
-        .filter_map(|endpoint| {
+        .map(|endpoint| {
             let remembered = Endpoint {
                 vni: endpoint.vni,
                 mac: endpoint.mac,
                 ips: endpoint.addresses,
-                // The kernel knows none.
                 name: String::new(),
             };
-            Some((*owners.get(&endpoint.peer)?, remembered))
+            (endpoint.peer.get(), remembered)
         })
         .collect()
 }

@@ -636,6 +636,32 @@ fn endpoints_are_seen_by_the_others_encrypted_and_outlive_their_agent() {
 }
 
 #[test]
+fn a_proposal_goes_by_no_connection_that_a_manager_may_have_ended() {
+    in_namespace(async {
+        let mut world = World::new(2).await;
+        let host = world.host(2);
+        let files = Membership::new(&host.directory.path().join("state"));
+        let stored = files.load().unwrap().unwrap();
+        let own = Own::new(stored.key, &stored.certificate).unwrap();
+        let known = Arc::new(LiveMembers::new(&stored.view));
+        let tls = Tls::new(Arc::new(own), known, Arc::new(At(NOW)));
+        let client = Client::new(tls, ClientLimits::default()).unwrap();
+        let node = host.key.node_id();
+        let upstream = Upstream::new(node, client);
+        upstream.follow(&stored.view);
+        upstream.pull_view(None).await.unwrap();
+        world.stop(1).await;
+        let left = upstream.propose(Command::Leave { node }).await;
+        // It is known that no manager has it.
+        assert!(
+            matches!(left, Err(UpstreamError::Unreachable(_))),
+            "{left:?}"
+        );
+        world.stop(2).await;
+    });
+}
+
+#[test]
 #[ignore = "known: the agent that the test kills keeps its socket, which a process would not"]
 fn a_rotation_reaches_every_node_at_once_and_a_manager_that_is_away_is_waited_for() {
     in_namespace(async {

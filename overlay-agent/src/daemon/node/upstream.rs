@@ -321,14 +321,18 @@ impl Upstream {
     }
 
     async fn attempt(&self, node: NodeId, address: SocketAddr, request: &MemberRequest) -> Attempt {
-        if let Some(mut connection) = self.kept(node) {
+        // One that a manager has ended without our notice takes a proposal as well as any, and nobody could
+        // tell then whether the manager has it.
+        if !is_proposal(request)
+            && let Some(mut connection) = self.kept(node)
+        {
             match connection.ask_manager(request).await {
                 // The manager has closed it meanwhile, before it read anything.
                 Err(
                     ClientError::Closed { .. }
                     | ClientError::Frame { .. }
                     | ClientError::Alert { .. },
-                ) if !is_proposal(request) => {}
+                ) => {}
                 asked => return self.settle(connection, asked, request),
             }
         }
