@@ -21,10 +21,15 @@ const TEXT: &[u8] = b"the launch code is 0451";
 
 /// An encrypted network between containers a, b, … on nodes 1, 2, …; all reach each other.
 fn cluster(containers: &[&str]) -> Result<Cluster> {
+    cluster_with_managers(containers, 1)
+}
+
+/// The first so many nodes are managers.
+fn cluster_with_managers(containers: &[&str], managers: u32) -> Result<Cluster> {
     let spec = containers.iter().fold(Spec::new(), |spec, container| {
         spec.node(NodeSpec::new().container(container, &[]))
     });
-    let mut cluster = Cluster::up(spec)?;
+    let mut cluster = Cluster::with_managers(spec, managers)?;
     cluster.overlay(1, &["keys", "policy", "--grace", "3s"])?;
     cluster.create("blue", &["--opt", "encrypted", "--subnet", "10.0.9.0/24"])?;
     for container in containers {
@@ -221,6 +226,55 @@ fn agents_that_die_in_the_middle_of_a_rotation_lose_nothing() -> Result<()> {
     let wire = capture.stop()?;
     result.lossless().with_context(|| cluster.explain())?;
     sealed(&wire)
+}
+
+#[test]
+fn a_leader_that_dies_in_the_middle_of_a_rotation_is_followed_by_one_that_ends_it() -> Result<()> {
+    let mut cluster = cluster_with_managers(&["a", "b", "c"], 3)?;
+    // An election comes in between, and the leader's own traffic shall outlive it.
+    cluster.overlay(1, &["keys", "policy", "--grace", "30s"])?;
+    let echo = UdpEcho::start(cluster.lab.netns("b")?, cluster.lab.ip("b", "blue")?, 7)?;
+    let streams = ["a", "c"]
+        .map(|from| Stream::start(cluster.lab.netns(from)?, echo.address, 25, 200, TEXT))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let capture = cluster.lab.capture()?;
+    // While the epoch is staged, and when it is active.
+    for after in [100, 5000] {
+        let leader = eventually(SETTLE, || cluster.leader(1))?;
+        let before = cluster.epoch(leader)?;
+        cluster.overlay(leader, &["keys", "rotate"])?;
+        thread::sleep(Duration::from_millis(after));
+        cluster.agent_mut(leader)?.kill()?;
+        let other = if leader == 1 { 2 } else { 1 };
+        let next = eventually(SETTLE, || {
+            let now = cluster.leader(other)?;
+            ensure!(now != leader, "node {leader} leads still");
+            Ok(now)
+        })
+        .with_context(|| cluster.explain())?;
+        println!("node {next} leads after node {leader}");
+        cluster.agent_mut(leader)?.start()?;
+        eventually(SETTLE, || {
+            for node in 1..=3 {
+                let status = cluster.status(node)?;
+                ensure!(
+                    status["epoch"]["number"] == before + 1 && status["epoch"]["phase"] == "stable",
+                    "node {node}: {}",
+                    status["epoch"]
+                );
+                cluster.good(node)?;
+            }
+            Ok(())
+        })
+        .with_context(|| cluster.explain())?;
+    }
+    for stream in streams {
+        let result = stream.stop()?;
+        result.lossless().with_context(|| cluster.explain())?;
+        ensure!(result.duplicates == 0, "{result:?}");
+    }
+    sealed(&capture.stop()?)
 }
 
 #[test]

@@ -301,6 +301,12 @@ fn strangers_get_nothing_and_hold_nobody_up() -> Result<()> {
             cluster.good(node)?;
             let status = cluster.status(node)?;
             ensure!(status["nodes"]["ready"] == 3, "{status}");
+            let drops = status["drops"].as_array().into_iter().flatten();
+            let refused: u64 = drops
+                .filter(|drop| drop["layer"] == "gossip")
+                .filter_map(|drop| drop["packets"].as_u64())
+                .sum();
+            ensure!(refused > 1000, "the status hides the flood: {status}");
             Ok(())
         })?;
     }

@@ -141,6 +141,8 @@ pub enum Layer {
     Program,
     /// XFRM or the firewall.
     Kernel,
+    /// The agent: datagrams of gossip, and records in them.
+    Gossip,
     #[serde(other)]
     Unknown,
 }

@@ -69,7 +69,6 @@ fn describe(command: &clap::Command, text: &mut String) {
 }
 
 #[test]
-#[ignore = "docs/commands.md has no reference until `write_reference` has run once"]
 fn the_reference_in_the_documentation_is_of_this_command_line() {
     let document = fs::read_to_string(document()).unwrap();
     let at = document.find(HEADING).expect("a reference");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use overlay_cluster::{
+    gossip::engine::Counters,
     log::{epochs::Phase as LogPhase, member::Availability, view::View},
     rotation::status::PeerStatus,
 };
@@ -76,6 +77,10 @@ impl Agent {
             role: own.role,
             availability: own.availability.into(),
         });
+        status.drops.extend(refused(&node.gossip.refused));
+        status
+            .drops
+            .sort_by_key(|drop| std::cmp::Reverse(drop.packets));
         status.encryption = encryption(&running, &view, &node, &status.drops);
         let now = Time::now();
         let interval = view.epochs.policy.interval;
@@ -222,6 +227,56 @@ fn closed(peer: &PeerStatus) -> Option<String> {
         || "its SAs are being made".to_owned(),
         |lag| lag.to_string(),
     ))
+}
+
+/// What gossip has refused since the agent's start.
+fn refused(counters: &Counters) -> impl Iterator<Item = Drop> {
+    // Not sent is not refused.
+    let Counters {
+        limited,
+        unopened,
+        replayed,
+        forged,
+        malformed,
+        lies,
+        quota,
+        unsent: _,
+    } = *counters;
+    [
+        (
+            limited,
+            "Limited",
+            "datagrams beyond the rate limit of their source",
+        ),
+        (
+            unopened,
+            "Unopened",
+            "datagrams of strangers, or under keys that this node does not have",
+        ),
+        (replayed, "Replayed", "datagrams seen before, or too old"),
+        (forged, "Forged", "datagrams with a wrong tag"),
+        (
+            malformed,
+            "Malformed",
+            "payloads or records that no honest member writes",
+        ),
+        (
+            lies,
+            "Lies",
+            "records without their owner's signature, or of no member",
+        ),
+        (quota, "Quota", "records beyond their owner's quota"),
+    ]
+    .into_iter()
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, reason, text)| Drop {
+        layer: Layer::Gossip,
+        reason: reason.into(),
+        direction: "Gossip".into(),
+        packets: count,
+        bytes: None,
+        text: text.into(),
+    })
 }
 
 fn encryption(running: &Running, view: &View, node: &node::Status, drops: &[Drop]) -> Encryption {
