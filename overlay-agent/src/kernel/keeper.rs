@@ -347,10 +347,9 @@ impl Keeper {
         self.gone = Interruptible::unless_superseded(&mut superseded, self.gone())
             .await
             .map_err(ReconcileError::Kernel)?;
-        let untold =
-            Interruptible::unless_superseded(&mut superseded, observe::untold(&self.host))
-                .await
-                .map_err(ReconcileError::Kernel)?;
+        let untold = Interruptible::unless_superseded(&mut superseded, observe::untold(&self.host))
+            .await
+            .map_err(ReconcileError::Kernel)?;
         let desired = without(&self.desired, &self.gone);
         let first = !self.checked;
         let (before, facts) = (self.left.take(), self.facts.take());

@@ -6,41 +6,108 @@
 //! within seconds. So user space waits between freeing an entry and the next that needs memory.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
 };
 
 use aya_obj::generated::bpf_map_type;
 
 use super::sys;
 
-/// Waits that have begun, and the newest of them that has ended.
-static BEGUN: AtomicU64 = AtomicU64::new(0);
-static ENDED: AtomicU64 = AtomicU64::new(0);
+/// One wait serves all maps of which entries were freed before it began.
+struct Waits {
+    state: Mutex<State>,
+    ended: Condvar,
+}
 
-/// When an entry was freed. One wait serves all maps of which entries were freed before it began.
+struct State {
+    /// Numbers of waits, from 1: the newest that has begun and the newest that has ended well.
+    begun: u64,
+    ended: u64,
+    running: BTreeSet<u64>,
+    /// Entries were freed since the newest wait began.
+    freed: bool,
+}
+
+impl Waits {
+    const fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                begun: 0,
+                ended: 0,
+                running: BTreeSet::new(),
+                freed: false,
+            }),
+            ended: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn freed(&self) -> Freed {
+        let mut state = self.state();
+        state.freed = true;
+        Freed(state.begun)
+    }
+
+    /// Does not begin a wait where another thread waits already.
+    fn settle(&self, freed: Freed, wait: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.state();
+        while state.ended <= freed.0 {
+            if state.running.iter().any(|number| *number > freed.0) {
+                let waited = self.ended.wait(state);
+                state = waited.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.begun += 1;
+            state.freed = false;
+            let number = state.begun;
+            state.running.insert(number);
+            drop(state);
+            let waited = wait();
+            state = self.state();
+            state.running.remove(&number);
+            if waited.is_ok() {
+                state.ended = state.ended.max(number);
+            }
+            self.ended.notify_all();
+            waited?;
+        }
+        Ok(())
+    }
+}
+
+static WAITS: Waits = Waits::new();
+
+/// When an entry was freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Freed(u64);
 
 impl Freed {
     pub(super) fn now() -> Self {
-        Self(BEGUN.load(Ordering::SeqCst))
+        WAITS.freed()
     }
 
     /// Returns when every program run that was under way then has ended: at once, or after some
     /// milliseconds.
     pub(super) fn settle(self) -> io::Result<()> {
-        if ENDED.load(Ordering::SeqCst) > self.0 {
-            return Ok(());
-        }
-        let wait = BEGUN.fetch_add(1, Ordering::SeqCst) + 1;
-        self::wait()?;
-        ENDED.fetch_max(wait, Ordering::SeqCst);
-        Ok(())
+        WAITS.settle(self, wait)
+    }
+}
+
+/// Waits on a thread of its own if entries were freed, so that the next write need not.
+pub fn settle_soon() {
+    if WAITS.state().freed {
+        let settled = thread::Builder::new()
+            .name("grace".into())
+            .spawn(|| Freed::now().settle());
+        // The next write waits.
+        drop(settled);
     }
 }
 
@@ -78,16 +145,41 @@ impl Maps {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
     fn one_wait_serves_all_that_was_freed_before_it_began() {
-        let (first, second) = (Freed::now(), Freed::now());
-        let wait = BEGUN.fetch_add(1, Ordering::SeqCst) + 1;
-        let meanwhile = Freed::now();
-        ENDED.fetch_max(wait, Ordering::SeqCst);
-        let ended = ENDED.load(Ordering::SeqCst);
-        assert!(ended > first.0 && ended > second.0);
-        assert!(ended <= meanwhile.0);
+        let (waits, count) = (Waits::new(), Cell::new(0));
+        let wait = || {
+            count.set(count.get() + 1);
+            Ok(())
+        };
+        let (first, second) = (waits.freed(), waits.freed());
+        waits.settle(first, wait).unwrap();
+        waits.settle(second, wait).unwrap();
+        assert_eq!(count.get(), 1);
+        waits.settle(waits.freed(), wait).unwrap();
+        assert_eq!(count.get(), 2);
+    }
+
+    #[test]
+    fn what_was_freed_during_a_wait_needs_another_and_a_failed_wait_serves_nobody() {
+        let waits = Waits::new();
+        let first = waits.freed();
+        let meanwhile = Cell::new(None);
+        waits
+            .settle(first, || {
+                meanwhile.set(Some(waits.freed()));
+                Ok(())
+            })
+            .unwrap();
+        let refused = || Err(io::ErrorKind::OutOfMemory.into());
+        let meanwhile = meanwhile.get().unwrap();
+        waits.settle(meanwhile, refused).unwrap_err();
+        waits.settle(meanwhile, refused).unwrap_err();
+        waits.settle(meanwhile, || Ok(())).unwrap();
+        waits.settle(meanwhile, refused).unwrap();
     }
 }

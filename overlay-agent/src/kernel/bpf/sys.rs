@@ -337,7 +337,9 @@ pub(super) fn hash_read<const KS: usize, const VS: usize>(
     }
     let mut next = 0u32;
     let mut attr = Attr {
-        in_batch: from.as_ref().map_or(0, |from| std::ptr::from_ref(from) as u64),
+        in_batch: from
+            .as_ref()
+            .map_or(0, |from| std::ptr::from_ref(from) as u64),
         out_batch: std::ptr::from_mut(&mut next) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,

@@ -66,12 +66,7 @@ pub fn measure(count: u32, rounds: u32) -> Result<()> {
 /// What each took, and by how much this process has grown, KiB.
 type Rows = (Vec<(&'static str, Vec<Duration>)>, u64);
 
-async fn run(
-    directories: &Directories,
-    base: &DataPlane,
-    count: u32,
-    rounds: u32,
-) -> Result<Rows> {
+async fn run(directories: &Directories, base: &DataPlane, count: u32, rounds: u32) -> Result<Rows> {
     let resident = || super::field("/proc/self/status", "VmRSS:").context("the memory in use");
     let before = resident()?;
     let mut grown = 0;

@@ -17,6 +17,7 @@ use crate::{
         step::{MapWrite, Step},
     },
     kernel::{
+        bpf,
         host::{Directories, Host},
         keeper::{Keeper, Told, Unfinished, next_look},
         monitor::Monitor,
@@ -310,6 +311,7 @@ impl DataPath for HostPath {
                     self.pace.heard(self.start.elapsed());
                 }
                 self.followed = Instant::now();
+                bpf::settle_soon();
                 tracing::debug!(took = ?began.elapsed(), steps = report.done.len(), "followed");
                 return self.outcome(Some(&report));
             }
