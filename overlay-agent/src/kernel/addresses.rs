@@ -29,8 +29,10 @@ pub enum Error {
 }
 
 /// Addresses that we set on our own devices.
-pub async fn observe(handle: &Handle) -> Result<BTreeSet<DeviceAddress>, Error> {
-    let devices = links::all(handle).await?;
+pub async fn observe(
+    handle: &Handle,
+    devices: &BTreeMap<String, links::Device>,
+) -> Result<BTreeSet<DeviceAddress>, Error> {
     let ours: BTreeMap<u32, &str> = links::OURS
         .iter()
         .filter_map(|name| Some((devices.get(*name)?.index, *name)))

@@ -79,13 +79,78 @@ const HOST_SIDE: [(&str, &str, &str); 7] = [
 ///
 /// What was changed on a pair, or cannot be examined any more, is in [`EndpointLink::altered`].
 pub async fn observe(handle: &Handle) -> Result<BTreeMap<String, EndpointLink>, Error> {
+    observe_beside(&links::all(handle).await?, Seen::default()).await
+}
+
+/// As [`observe`] among these devices, without a look into the namespaces that were looked into
+/// already.
+pub async fn observe_beside(
+    devices: &BTreeMap<String, Device>,
+    mut seen: Seen,
+) -> Result<BTreeMap<String, EndpointLink>, Error> {
     let mut endpoints = BTreeMap::new();
-    for (name, device) in links::all(handle).await? {
-        if is_endpoint(&device) {
-            endpoints.insert(name, examine(&device).await?);
+    for (name, device) in devices {
+        if is_endpoint(device) {
+            let inside = match seen.take(device) {
+                Some(inside) => inside,
+                None => look_inside(device).await?,
+            };
+            endpoints.insert(name.clone(), endpoint(device, inside)?);
         }
     }
     Ok(endpoints)
+}
+
+/// Container's ends that were found as they should be, for a look that is not done at one go: looking
+/// into a thousand namespaces takes seconds.
+#[derive(Debug, Default)]
+pub struct Seen {
+    inside: BTreeMap<String, (Device, Found)>,
+    /// The host sides that are still to be looked behind; `None` before they are listed.
+    left: Option<Vec<Device>>,
+}
+
+impl Seen {
+    fn take(&mut self, device: &Device) -> Option<Found> {
+        let (seen, inside) = self.inside.remove(&device.name)?;
+        is_same(&seen, device).then_some(inside)
+    }
+
+    /// The endpoint is changed, and has to be looked at again.
+    pub fn forget(&mut self, device: &str) {
+        self.inside.remove(device);
+    }
+}
+
+/// Of the host side itself nothing is kept.
+fn is_same(seen: &Device, now: &Device) -> bool {
+    (seen.index, &seen.kind, &seen.alias) == (now.index, &now.kind, &now.alias)
+}
+
+/// Looks into so many more namespaces; whether none is left. It may be dropped, and goes on where it
+/// was.
+pub async fn look(handle: &Handle, seen: &mut Seen, at_most: usize) -> Result<bool, Error> {
+    let left = match &mut seen.left {
+        Some(left) => left,
+        left => {
+            let devices = links::all(handle).await?.into_values();
+            left.insert(devices.filter(is_endpoint).collect())
+        }
+    };
+    for _ in 0..at_most {
+        let Some(device) = left.last() else {
+            break;
+        };
+        let inside = look_inside(device).await?;
+        let Some(device) = left.pop() else {
+            break;
+        };
+        // What is not as it should be is looked at once more before it is told.
+        if matches!(&inside, Found::Inside(_, inside) if inside.altered.is_none()) {
+            seen.inside.insert(device.name.clone(), (device, inside));
+        }
+    }
+    Ok(left.is_empty())
 }
 
 fn is_endpoint(device: &Device) -> bool {
@@ -97,21 +162,40 @@ fn is_endpoint(device: &Device) -> bool {
             .is_none_or(|alias| Alias::parse(alias).is_some())
 }
 
-async fn examine(device: &Device) -> Result<EndpointLink, Error> {
-    let Some(Alias { interface, netns }) = device.alias.as_deref().and_then(Alias::parse) else {
-        return Ok(unknown(device, "it was left half made".to_owned()));
+/// What can be said of the container's end of a pair.
+#[derive(Debug)]
+enum Found {
+    HalfMade,
+    Lost(Alias, String),
+    Inside(Alias, Inside),
+}
+
+async fn look_inside(device: &Device) -> Result<Found, Error> {
+    let Some(alias) = device.alias.as_deref().and_then(Alias::parse) else {
+        return Ok(Found::HalfMade);
     };
-    let lost = |why: String| EndpointLink {
-        netns: netns.clone(),
-        interface: interface.clone(),
-        ..unknown(device, why)
-    };
-    let inside = match Netns::open(&netns) {
+    let inside = match Netns::open(&alias.netns) {
         Ok(open) => inside::examine(&open, device).await?,
-        Err(error) => return Ok(lost(error.to_string())),
+        Err(error) => return Ok(Found::Lost(alias, error.to_string())),
     };
-    let Some(inside) = inside else {
-        return Ok(lost("its other end is not in its namespace".to_owned()));
+    Ok(match inside {
+        Some(inside) => Found::Inside(alias, inside),
+        None => Found::Lost(alias, "its other end is not in its namespace".to_owned()),
+    })
+}
+
+/// The pair, with its host side as it is now.
+fn endpoint(device: &Device, found: Found) -> Result<EndpointLink, Error> {
+    let (Alias { netns, .. }, inside) = match found {
+        Found::HalfMade => return Ok(unknown(device, "it was left half made".to_owned())),
+        Found::Lost(Alias { netns, interface }, why) => {
+            return Ok(EndpointLink {
+                netns,
+                interface,
+                ..unknown(device, why)
+            });
+        }
+        Found::Inside(alias, inside) => (alias, inside),
     };
     let Inside {
         interface,

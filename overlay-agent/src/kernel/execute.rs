@@ -57,9 +57,13 @@ pub async fn execute(host: &mut Host, step: &Step) -> Result<(), HostError> {
         Step::AddNeighbour(neighbour) => neighbours::add(&host.rtnl, neighbour).await?,
         Step::RemoveNeighbour(neighbour) => neighbours::remove(&host.rtnl, neighbour).await?,
         Step::CreateEndpoint(name, link) => {
+            host.seen.forget(name);
             endpoint_link::create(&host.rtnl, name, link).await?;
         }
-        Step::RemoveEndpoint(name) => endpoint_link::detach(&host.rtnl, name).await?,
+        Step::RemoveEndpoint(name) => {
+            host.seen.forget(name);
+            endpoint_link::detach(&host.rtnl, name).await?;
+        }
         Step::Attach(attachment) => {
             let index = index(host, &attachment.device).await?;
             owned(host)?.attach(attachment, index)?;

@@ -104,6 +104,8 @@ pub struct Host {
     pub(super) events_size: u32,
     /// Names by index at the last look: entries of devices that are gone are deleted by index.
     pub(super) devices: BTreeMap<u32, String>,
+    /// Of a look that is not done at one go.
+    pub(super) seen: endpoint_link::Seen,
 }
 
 impl Host {
@@ -138,6 +140,7 @@ impl Host {
             load_modules: false,
             events_size: settings.map_sizes.events,
             devices: BTreeMap::new(),
+            seen: endpoint_link::Seen::default(),
             directories,
         })
     }

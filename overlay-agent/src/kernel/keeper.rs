@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    endpoint_link,
     host::{Host, HostError},
     links,
     netns::{Netns, NetnsId},
@@ -312,6 +313,25 @@ impl Keeper {
         result
     }
 
+    /// Looks into the namespaces of the endpoints, which takes the longest of a check. `false` if
+    /// something else is wanted before it has seen all; it goes on there the next time, by `at_least`
+    /// so many. The check that comes to its end next goes by what was seen.
+    pub async fn look_inside(
+        &mut self,
+        superseded: impl Future<Output = ()>,
+        at_least: usize,
+    ) -> Result<bool, HostError> {
+        let Host { rtnl, seen, .. } = &mut self.host;
+        if at_least > 0 && endpoint_link::look(rtnl, seen, at_least).await? {
+            return Ok(true);
+        }
+        tokio::select! {
+            biased;
+            () = superseded => Ok(false),
+            all = endpoint_link::look(rtnl, seen, usize::MAX) => Ok(all?),
+        }
+    }
+
     /// Observes everything, tells what others changed, and repairs it. A look that is superseded ends
     /// without a step.
     pub async fn check(
@@ -320,18 +340,23 @@ impl Keeper {
         stop: impl FnMut() -> bool,
         tell: &mut dyn FnMut(Told),
     ) -> Result<Report, ReconcileError<Unfinished>> {
-        let kernel = |error| ReconcileError::Kernel(Unfinished::Host(error));
         self.untold = None;
-        self.gone = self.gone().await.map_err(kernel)?;
-        let untold = observe::untold(&self.host).map_err(kernel)?;
+        let mut superseded = std::pin::pin!(superseded);
+        let mut superseded: Option<Pin<&mut (dyn Future<Output = ()> + '_)>> =
+            Some(superseded.as_mut());
+        self.gone = Interruptible::unless_superseded(&mut superseded, self.gone())
+            .await
+            .map_err(ReconcileError::Kernel)?;
+        let untold = Interruptible::unless_superseded(&mut superseded, observe::untold(&self.host))
+            .await
+            .map_err(ReconcileError::Kernel)?;
         let desired = without(&self.desired, &self.gone);
         let first = !self.checked;
         let (before, facts) = (self.left.take(), self.facts.take());
         let mut seen = None;
-        let mut superseded = std::pin::pin!(superseded);
         let mut interruptible = Interruptible {
             host: &mut self.host,
-            superseded: Some(superseded.as_mut()),
+            superseded,
         };
         let outcome = reconcile::reconcile_and_tell(&mut interruptible, &desired, stop, |pass| {
             if pass.done == 0 {
@@ -380,7 +405,7 @@ impl Keeper {
         let Some(known) = &self.untold else {
             return false;
         };
-        let differs = match observe::untold(&self.host) {
+        let differs = match observe::untold(&self.host).await {
             Ok(now) => now != *known,
             // The check says what is wrong.
             Err(_) => true,
@@ -390,13 +415,14 @@ impl Keeper {
 
     /// Endpoints that have neither a device nor a namespace to make one in.
     async fn gone(&self) -> Result<BTreeSet<String>, HostError> {
-        let without: Vec<String> = self
-            .desired
-            .local_endpoints
-            .iter()
-            .filter(|endpoint| !self.has_namespace(endpoint))
-            .map(device)
-            .collect();
+        /// A few milliseconds.
+        const AT_A_TIME: usize = 128;
+        let mut without = Vec::new();
+        for endpoints in self.desired.local_endpoints.chunks(AT_A_TIME) {
+            let lacking = endpoints.iter().filter(|of| !self.has_namespace(of));
+            without.extend(lacking.map(device));
+            tokio::task::yield_now().await;
+        }
         if without.is_empty() {
             return Ok(BTreeSet::new());
         }

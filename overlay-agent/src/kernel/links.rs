@@ -57,7 +57,11 @@ pub enum Error {
 /// Our devices as they are. A device that others changed is [`Link::Altered`]; another's device of
 /// one of our names is an error.
 pub async fn observe(handle: &Handle) -> Result<BTreeMap<String, Link>, Error> {
-    let devices = all(handle).await?;
+    ours(&all(handle).await?)
+}
+
+/// As [`observe`], among these.
+pub fn ours(devices: &BTreeMap<String, Device>) -> Result<BTreeMap<String, Link>, Error> {
     let mut links = BTreeMap::new();
     for device in devices.values() {
         let name = device.name.as_str();

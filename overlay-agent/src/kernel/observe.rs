@@ -36,15 +36,16 @@ pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
             states.entry(key).or_insert(state);
         }
     }
+    let seen = std::mem::take(&mut host.seen);
     let mut objects = Objects {
         sysctls: sysctl::observe(saved.keys().map(String::as_str))?,
         firewall: observe_firewall(host).await?,
-        links: links::observe(&host.rtnl).await?,
-        addresses: addresses::observe(&host.rtnl).await?,
+        links: links::ours(&devices)?,
+        addresses: addresses::observe(&host.rtnl, &devices).await?,
         policies,
         states,
         neighbours: neighbours::observe(&host.rtnl).await?,
-        endpoints: endpoint_link::observe(&host.rtnl).await?,
+        endpoints: endpoint_link::observe_beside(&devices, seen).await?,
         ..Objects::default()
     };
     if let Programs::Owned(bpf) = &mut host.programs {
@@ -79,16 +80,17 @@ pub struct Untold {
     maps: Option<ObservedMaps>,
 }
 
-/// Cheap enough to be looked at several times a second, to be compared with the last look.
-pub fn untold(host: &Host) -> Result<Untold, HostError> {
+/// Cheap enough to be looked at several times a second, to be compared with the last look. It may be
+/// dropped every few milliseconds.
+pub async fn untold(host: &Host) -> Result<Untold, HostError> {
     let saved = host.originals.read()?;
     let pinned = host.programs.pinned();
     Ok(Untold {
         sysctls: sysctl::observe(saved.keys().map(String::as_str))?,
-        attachments: pinned
-            .map(Pinned::observe_attachments)
-            .transpose()?
-            .unwrap_or_default(),
+        attachments: match pinned {
+            Some(pinned) => pinned.watch_attachments().await?,
+            None => Default::default(),
+        },
         maps: pinned.map(Pinned::observe_maps).transpose()?,
     })
 }

@@ -253,7 +253,9 @@ fn host_address_is_added_observed_and_removed() {
             addresses::add(&handle, &address).await.unwrap();
         }
         command("ip addr add 192.0.2.1/32 dev ovl-in");
-        let observed = addresses::observe(&handle).await.unwrap();
+        let observed = addresses::observe(&handle, &links::all(&handle).await.unwrap())
+            .await
+            .unwrap();
         assert_eq!(observed, [address.clone()].into());
         let shown = command("ip -o addr show ovl-in to 192.0.0.8");
         assert!(shown.contains("192.0.0.8/32 scope host"), "{shown}");
@@ -264,7 +266,12 @@ fn host_address_is_added_observed_and_removed() {
         for _ in 0..2 {
             addresses::remove(&handle, &address).await.unwrap();
         }
-        assert!(addresses::observe(&handle).await.unwrap().is_empty());
+        assert!(
+            addresses::observe(&handle, &links::all(&handle).await.unwrap())
+                .await
+                .unwrap()
+                .is_empty()
+        );
         links::delete(&handle, HOP).await.unwrap();
         addresses::remove(&handle, &address).await.unwrap();
         assert!(

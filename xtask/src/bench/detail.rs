@@ -12,7 +12,8 @@ pub enum Detail {
     Programs,
     /// The same where the maps hold more and more
     Growth,
-    /// How fast the agent fills the kernel, takes over, and what memory that holds
+    /// How long an attach takes, how fast the agent fills the kernel and takes over, and what memory
+    /// that holds
     Control,
 }
 
@@ -44,7 +45,13 @@ impl Detail {
             Self::Programs => Some(&["programs", "--runs=51"]),
             Self::Growth => Some(&["growth", "--runs=256"]),
             // SAs need ESP, which the running kernel may lack.
-            Self::Control => Some(&["control", "--endpoints=1000", "--peers=100,1000"]),
+            Self::Control => Some(&[
+                "control",
+                "--endpoints=1000",
+                "--peers=100,1000",
+                "--local",
+                "--remote",
+            ]),
         }
     }
 }

@@ -107,6 +107,34 @@ fn second_apply_changes_nothing() {
     assert_eq!(second, Report::default());
 }
 
+/// What an attach costs must not depend on how many endpoints there are: each step is a system call, or
+/// several.
+#[test]
+fn an_attach_and_a_detach_are_the_same_steps_beside_many_endpoints_as_beside_none() {
+    let words = |others: u8| {
+        let mut desired = example();
+        for host in 100..100 + others {
+            desired.local_endpoints.push(local(4096, host));
+            desired.remote_endpoints.push(remote(4097, 3, host));
+        }
+        let mut kernel = SimulatedKernel::new();
+        apply(&mut kernel, &desired);
+        let (facts, mut left) = (facts(&desired), kernel.objects.clone());
+        let mut follow = |desired: &DataPlane| -> Vec<String> {
+            let report = follow(&mut kernel, desired, &facts, &mut left, || false);
+            let done = block_on(report).unwrap().done;
+            done.iter().map(ToString::to_string).collect()
+        };
+        let before = desired.clone();
+        desired.local_endpoints.push(local(4096, 90));
+        (follow(&desired), follow(&before))
+    };
+    let (attach, detach) = words(0);
+    assert!(!attach.is_empty() && attach.len() < 10, "{attach:?}");
+    assert!(!detach.is_empty() && detach.len() < 10, "{detach:?}");
+    assert_eq!(words(100), (attach, detach));
+}
+
 #[test]
 fn barriers_stand_before_anything_is_sent() {
     let mut kernel = SimulatedKernel::new();

@@ -44,6 +44,7 @@ pub use self::{
     clear::clear,
     error::{BpfError, ForeignProgram},
     events::Events,
+    grace::settle_soon,
     loader::Loader,
     maps::{ConfigMap, Maps, ObservedMaps, PeerMap},
     netlink::NetlinkError,

@@ -50,6 +50,55 @@ pub(super) struct PinnedLink {
     pub(super) info: LinkInfo,
 }
 
+/// A look at what is attached, link by link.
+struct Look {
+    netlink: Netlink,
+    names: BTreeMap<u32, String>,
+    links: std::vec::IntoIter<PathBuf>,
+    found: BTreeSet<Attachment>,
+}
+
+impl Look {
+    fn insert(&mut self, program: Program, ifindex: u32) {
+        if let Some(name) = self.names.get(&ifindex) {
+            self.found.insert(Attachment {
+                program,
+                device: name.clone(),
+            });
+        }
+    }
+
+    /// Looks at so many more of the links; whether some are left.
+    fn go_on(&mut self, pinned: &Pinned, at_most: usize) -> Result<bool, BpfError> {
+        let paths: Vec<PathBuf> = self.links.by_ref().take(at_most).collect();
+        for path in paths {
+            let Some(link) = link_at(path)? else {
+                continue;
+            };
+            let Some(program) = hook::tc_program(link.program) else {
+                continue;
+            };
+            if link.info.program == pinned.id(link.program)?
+                && self.names.contains_key(&link.info.ifindex)
+                && in_chain(&link, hook::hook(program))?
+            {
+                self.insert(program, link.info.ifindex);
+            }
+        }
+        Ok(self.links.len() > 0)
+    }
+
+    /// Those without links.
+    fn end(mut self, pinned: &Pinned) -> Result<BTreeSet<Attachment>, BpfError> {
+        for attached in clsact::list(&mut self.netlink)? {
+            if attached.filter.program == pinned.id(hook::name(attached.program))? {
+                self.insert(attached.program, attached.ifindex);
+            }
+        }
+        Ok(self.found)
+    }
+}
+
 impl Pinned {
     /// Opens the data plane at a pin directory without changing anything; `None` if there is none.
     pub fn open(root: &Path) -> Result<Option<Self>, BpfError> {
@@ -120,24 +169,37 @@ impl Pinned {
     /// What runs on the devices of the current network namespace. Only the current version of a
     /// program counts.
     pub fn observe_attachments(&self) -> Result<BTreeSet<Attachment>, BpfError> {
+        let mut look = self.look()?;
+        while look.go_on(self, usize::MAX)? {}
+        look.end(self)
+    }
+
+    /// As [`Self::observe_attachments`]; lets other work of the thread in between every few
+    /// milliseconds.
+    pub async fn watch_attachments(&self) -> Result<BTreeSet<Attachment>, BpfError> {
+        /// Some three system calls each.
+        const LINKS: usize = 64;
+        let mut look = self.look()?;
+        while look.go_on(self, LINKS)? {
+            tokio::task::yield_now().await;
+        }
+        look.end(self)
+    }
+
+    fn look(&self) -> Result<Look, BpfError> {
         let mut netlink = self.netlink()?;
         let devices = netlink
             .devices()
             .map_err(BpfError::netlink("list the devices"))?;
-        let names: BTreeMap<u32, &str> = devices
-            .iter()
-            .map(|device| (device.ifindex, device.name.as_str()))
-            .collect();
-        let mut found = BTreeSet::new();
-        let mut insert = |program, ifindex| {
-            if let Some(name) = names.get(&ifindex) {
-                found.insert(Attachment {
-                    program,
-                    device: (*name).to_owned(),
-                });
-            }
+        let mut look = Look {
+            netlink,
+            names: devices
+                .iter()
+                .map(|device| (device.ifindex, device.name.clone()))
+                .collect(),
+            links: pin_root::entries(&self.pins.links())?.into_iter(),
+            found: BTreeSet::new(),
         };
-
         let xdp = self.id(program::UNDERLAY_RX_XDP)?;
         for device in &devices {
             for (mode, _) in device.xdp.iter().filter(|(_, id)| *id == xdp) {
@@ -145,28 +207,10 @@ impl Pinned {
                     XdpMode::Native => Program::UnderlayRxXdpNative,
                     XdpMode::Generic => Program::UnderlayRxXdpGeneric,
                 };
-                insert(program, device.ifindex);
+                look.insert(program, device.ifindex);
             }
         }
-
-        for link in self.links()? {
-            let Some(program) = hook::tc_program(link.program) else {
-                continue;
-            };
-            if link.info.program == self.id(link.program)?
-                && names.contains_key(&link.info.ifindex)
-                && in_chain(&link, hook::hook(program))?
-            {
-                insert(program, link.info.ifindex);
-            }
-        }
-
-        for attached in clsact::list(&mut netlink)? {
-            if attached.filter.program == self.id(hook::name(attached.program))? {
-                insert(attached.program, attached.ifindex);
-            }
-        }
-        Ok(found)
+        Ok(look)
     }
 
     /// Programs of others that run **before** ours at the same place under TCX. One that answers
@@ -208,15 +252,7 @@ impl Pinned {
     pub(super) fn links(&self) -> Result<Vec<PinnedLink>, BpfError> {
         let mut links = Vec::new();
         for path in pin_root::entries(&self.pins.links())? {
-            let Some(program) = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .and_then(|name| name.rsplit_once('-'))
-                .and_then(|(program, _)| PROGRAMS.into_iter().find(|known| *known == program))
-            else {
-                continue;
-            };
-            links.extend(open_link(path, program)?);
+            links.extend(link_at(path)?);
         }
         Ok(links)
     }
@@ -278,6 +314,19 @@ fn open_program(pins: &PinRoot, name: &'static str) -> Result<Loaded, BpfError> 
     let program = program.map_err(failed)?;
     let id = program.info().map_err(failed)?.id();
     Ok(Loaded { program, id })
+}
+
+/// Opens the link at a path below the pins; `None` if there is none of ours.
+fn link_at(path: PathBuf) -> Result<Option<PinnedLink>, BpfError> {
+    let program = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.rsplit_once('-'))
+        .and_then(|(program, _)| PROGRAMS.into_iter().find(|known| *known == program));
+    match program {
+        Some(program) => open_link(path, program),
+        None => Ok(None),
+    }
 }
 
 /// Opens a pinned link; `None` if there is none.

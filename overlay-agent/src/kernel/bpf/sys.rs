@@ -270,17 +270,19 @@ struct MapElement {
     flags: u64,
 }
 
+/// The head of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+}
+
 /// Reads an entry of an array map; `value` must have the map's value size.
 pub(super) fn array_read(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) -> io::Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Info {
-        kind: u32,
-        id: u32,
-        key_size: u32,
-        value_size: u32,
-    }
-    let mut info = Info::zeroed();
+    let mut info = MapInfo::zeroed();
     object_info(map, &mut info)?;
     if info.kind != bpf_map_type::BPF_MAP_TYPE_ARRAY as u32
         || info.value_size as usize != value.len()
@@ -296,6 +298,70 @@ pub(super) fn array_read(map: BorrowedFd<'_>, index: u32, value: &mut [u8]) -> i
     // SAFETY: an array's key has four bytes, and `value` is writable for as many bytes as the
     // kernel writes, which it has just told.
     unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }.map(drop)
+}
+
+/// A part of a hash map: `keys` and `values` are filled from the start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch {
+    pub(super) entries: usize,
+    /// Where the next part begins; `None` after the last one.
+    pub(super) next: Option<u32>,
+}
+
+/// Reads the entries of a hash map from a bucket on, whole buckets only. `ENOSPC` if the first one has
+/// more entries than fit.
+pub(super) fn hash_read<const KS: usize, const VS: usize>(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut [[u8; KS]],
+    values: &mut [[u8; VS]],
+) -> io::Result<Batch> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Attr {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+    let mut info = MapInfo::zeroed();
+    object_info(map, &mut info)?;
+    if info.kind != bpf_map_type::BPF_MAP_TYPE_HASH as u32
+        || (info.key_size as usize, info.value_size as usize) != (KS, VS)
+    {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut next = 0u32;
+    let mut attr = Attr {
+        in_batch: from
+            .as_ref()
+            .map_or(0, |from| std::ptr::from_ref(from) as u64),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map_fd: fd_number(map),
+        ..Attr::zeroed()
+    };
+    // SAFETY: the positions of a hash map have four bytes; `keys` and `values` are writable for
+    // `count` entries of the sizes that the kernel has just told; all outlive the call.
+    let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    let entries = attr.count as usize;
+    match result {
+        Ok(_) => Ok(Batch {
+            entries,
+            next: Some(next),
+        }),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Batch {
+            entries,
+            next: None,
+        }),
+        Err(error) => Err(error),
+    }
 }
 
 /// Creates a map with keys and values of four bytes and one entry; `inner` is an example of what

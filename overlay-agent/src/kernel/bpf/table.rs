@@ -1,12 +1,21 @@
 //! Typed access to one hash map, over byte arrays: aya's `Pod` would need an `unsafe impl` for each
 //! type, and would accept bytes that are no valid enum.
 
-use std::{collections::BTreeMap, fmt::Write as _, marker::PhantomData};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use bytemuck::{CheckedBitPattern, NoUninit};
 
-use super::{error::BpfError, grace};
+use super::{error::BpfError, grace::Freed, sys};
+
+/// Entries that one system call reads.
+const AT_A_TIME: usize = 1024;
 
 /// A hash map with keys `K` of `KS` bytes and values `V` of `VS` bytes.
 #[derive(Debug)]
@@ -17,16 +26,18 @@ pub struct Table<K, V, const KS: usize, const VS: usize> {
     capacity: u32,
     reuse: Reuse,
     map: HashMap<MapData, [u8; KS], [u8; VS]>,
+    /// Of the same map, for what aya does not offer.
+    fd: OwnedFd,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-/// Whether a new entry may get memory that a program could still be reading; see [`grace`].
+/// Whether a new entry may get memory that a program could still be reading; see [`super::grace`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reuse {
     /// Nothing was freed since the last grace period.
     Impossible,
     /// An entry was freed, or may have been by an earlier process.
-    Possible,
+    Possible(Freed),
     /// Reading another key's entry does no harm.
     Harmless,
 }
@@ -49,6 +60,8 @@ where
             map: name,
             source,
         };
+        let fd = data.fd().as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|error| failed(error.into()))?;
         let capacity = data.info().map_err(failed)?.max_entries();
         let map = Map::from_map_data(data)
             .and_then(HashMap::try_from)
@@ -57,8 +70,9 @@ where
             name,
             setting,
             capacity,
-            reuse: Reuse::Possible,
+            reuse: Reuse::Possible(Freed::now()),
             map,
+            fd,
             types: PhantomData,
         })
     }
@@ -93,8 +107,9 @@ where
         /// Flags of include/uapi/linux/bpf.h.
         const BPF_ANY: u64 = 0;
         const BPF_NOEXIST: u64 = 1;
-        if self.reuse == Reuse::Possible {
-            grace::wait()
+        if let Reuse::Possible(freed) = self.reuse {
+            freed
+                .settle()
                 .map_err(|source| self.failed("wait for the readers of", source.into()))?;
             self.reuse = Reuse::Impossible;
         }
@@ -127,27 +142,39 @@ where
     }
 
     fn freed(&mut self) {
-        if self.reuse == Reuse::Impossible {
-            self.reuse = Reuse::Possible;
+        if self.reuse != Reuse::Harmless {
+            self.reuse = Reuse::Possible(Freed::now());
         }
     }
 
-    /// Every entry.
+    /// Every entry. Each bucket of the map is read at one instant.
     pub fn read(&self) -> Result<BTreeMap<K, V>, BpfError> {
+        let failed = |source: io::Error| self.failed("read", source.into());
+        let mut keys = vec![[0; KS]; AT_A_TIME];
+        let mut values = vec![[0; VS]; AT_A_TIME];
         let mut entries = BTreeMap::new();
-        // The kernel starts over when the entry it stood at is deleted meanwhile.
-        let limit = 4 * self.capacity as usize + 64;
-        for (position, entry) in self.map.iter().enumerate() {
-            if position >= limit {
-                return Err(BpfError::Unsteady(self.name));
+        let mut from = None;
+        loop {
+            let batch = match sys::hash_read(self.fd.as_fd(), from, &mut keys, &mut values) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    // A bucket that holds more.
+                    keys.resize(2 * keys.len(), [0; KS]);
+                    values.resize(2 * values.len(), [0; VS]);
+                    continue;
+                }
+                batch => batch.map_err(failed)?,
+            };
+            for (key, value) in keys.iter().zip(&values).take(batch.entries) {
+                entries.insert(
+                    from_array(self.name, "key", key, key)?,
+                    from_array(self.name, "value", key, value)?,
+                );
             }
-            let (key, value) = entry.map_err(|source| self.failed("read", source))?;
-            entries.insert(
-                from_array(self.name, "key", &key, &key)?,
-                from_array(self.name, "value", &key, &value)?,
-            );
+            from = batch.next;
+            if from.is_none() {
+                return Ok(entries);
+            }
         }
-        Ok(entries)
     }
 
     fn failed(&self, attempt: &'static str, source: MapError) -> BpfError {

@@ -17,6 +17,7 @@ use crate::{
         step::{MapWrite, Step},
     },
     kernel::{
+        bpf,
         host::{Directories, Host},
         keeper::{Keeper, Told, Unfinished, next_look},
         monitor::Monitor,
@@ -24,8 +25,14 @@ use crate::{
     state::last_desired::LastDesired,
 };
 
-/// A check that new orders meet is given up for them, but not for longer.
+/// A check that new orders meet is given up for them, but not for longer: then it goes on between them.
 const UNCHECKED: Duration = Duration::from_secs(10);
+/// By so many endpoints, some ten milliseconds.
+const BETWEEN: usize = 8;
+/// Endpoints come one after the other: from an order to the next look, unless one is overdue.
+const QUIET: Duration = Duration::from_millis(250);
+/// A check that has not come to its end for so long lets orders wait.
+const OVERDUE: Duration = Duration::from_secs(30);
 /// From a change to the record of what is wanted, which `overlay dataplane show` reads.
 const RECORD: Duration = Duration::from_millis(500);
 /// Between two looks at what the SAs have carried.
@@ -44,6 +51,8 @@ pub struct HostPath {
     usage_at: Instant,
     /// The last check that came to its end.
     checked: Instant,
+    /// The last order that was followed.
+    followed: Instant,
     /// What is wanted is not as it is on record, since then.
     record_since: Option<Instant>,
     /// What was wanted before may have left something.
@@ -66,6 +75,7 @@ impl HostPath {
             look_at: now,
             usage_at: now,
             checked: now,
+            followed: now,
             record_since: None,
             unsettled: true,
             last: None,
@@ -300,6 +310,8 @@ impl DataPath for HostPath {
                     // It is looked at once more, as soon as nothing else is to be done.
                     self.pace.heard(self.start.elapsed());
                 }
+                self.followed = Instant::now();
+                bpf::settle_soon();
                 tracing::debug!(took = ?began.elapsed(), steps = report.done.len(), "followed");
                 return self.outcome(Some(&report));
             }
@@ -317,6 +329,13 @@ impl DataPath for HostPath {
         let at = tokio::time::Instant::from_std;
         loop {
             let next = self.record_since.map(|since| since + RECORD);
+            let quiet = if self.checked.elapsed() > UNCHECKED {
+                self.followed
+            } else {
+                self.followed + QUIET
+            };
+            let check_at = quiet.max(self.start + self.pace.due());
+            let look_at = quiet.max(self.look_at);
             let monitor = async {
                 match &mut self.monitor {
                     Some(monitor) => monitor.changed().await,
@@ -326,9 +345,9 @@ impl DataPath for HostPath {
             tokio::select! {
                 // The timers before the monitor: a flood of messages does not delay the check.
                 biased;
-                () = tokio::time::sleep_until(at(self.start + self.pace.due())) => return,
+                () = tokio::time::sleep_until(at(check_at)) => return,
                 () = tokio::time::sleep_until(at(self.usage_at)) => return,
-                () = tokio::time::sleep_until(at(self.look_at)) => {
+                () = tokio::time::sleep_until(at(look_at)) => {
                     let began = Instant::now();
                     if let Some(keeper) = &self.keeper
                         && keeper.differs().await
@@ -364,7 +383,18 @@ impl DataPath for HostPath {
         if self.pace.due() > self.start.elapsed() {
             return None;
         }
-        if self.checked.elapsed() > UNCHECKED {
+        let unchecked = self.checked.elapsed();
+        if unchecked < OVERDUE
+            && let Some(keeper) = &mut self.keeper
+        {
+            let at_least = if unchecked > UNCHECKED { BETWEEN } else { 0 };
+            // Why a look fails, the check says.
+            if let Ok(false) = keeper.look_inside(orders.superseded(), at_least).await {
+                self.pace.heard(self.start.elapsed());
+                return None;
+            }
+        }
+        if unchecked > UNCHECKED {
             self.checked(pending(), orders, tell).await
         } else {
             self.checked(orders.superseded(), orders, tell).await

@@ -1,5 +1,9 @@
-//! The agent's side: how fast it fills the kernel, how long a new one takes to take over, and what
-//! memory that holds.
+//! The agent's side: how long an attach takes, how fast the kernel is filled, how long a new agent
+//! takes to take over, and what memory that holds.
+
+mod attach;
+mod remote;
+mod times;
 
 use std::{
     fs,
@@ -29,10 +33,28 @@ pub struct Control {
     /// Peers of an encrypted network, each with two SAs; needs ESP
     #[arg(long, value_delimiter = ',')]
     pub peers: Vec<u32>,
+    /// Endpoints of a node on which others are attached and detached
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [1, 100, 1000])]
+    pub local: Vec<u32>,
+    /// So many others
+    #[arg(long, default_value_t = 200)]
+    pub attaches: u32,
+    /// Remote endpoints that come at once, on a thousand peers
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [1000, 50_000])]
+    pub remote: Vec<u32>,
+    /// How often they come
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
 }
 
 /// Measures each size in a lab of its own, and prints a line for each.
 pub fn control(options: &Control) -> Result<()> {
+    for &count in &options.local {
+        attach::measure(count, options.attaches)?;
+    }
+    for &count in &options.remote {
+        remote::measure(count, options.rounds)?;
+    }
     for &count in &options.endpoints {
         let mut lab = lab(false)?;
         lab.node_mut(1)?.desired.remote_endpoints = (0..count).map(endpoint).collect();
@@ -139,8 +161,13 @@ fn apply(node: &Node, keys: &Keyring) -> Result<Applied> {
 
 /// `VmHWM`: the most that was resident at once.
 fn peak(status: &str) -> Option<u64> {
+    field(status, "VmHWM:")
+}
+
+/// A line of `/proc/PID/status`, KiB.
+fn field(status: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(status).ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
