@@ -220,6 +220,12 @@ fn who_may_not_join_is_told_why_on_both_sides() -> Result<()> {
     // One that was rotated away.
     cluster.overlay(1, &["token", "rotate", "worker"])?;
     refused(2, 1, &token, "rotated")?;
+    // One whose time is over.
+    cluster.overlay(1, &["token", "rotate", "worker", "--expires", "1s"])?;
+    let short = cluster.token(1, "worker")?;
+    thread::sleep(Duration::from_secs(2));
+    refused(2, 1, &short, "expired")?;
+    cluster.overlay(1, &["token", "rotate", "worker"])?;
     let log = cluster.agent(1)?.log_text();
     ensure!(
         log.contains("may not join"),
@@ -241,6 +247,15 @@ fn who_may_not_join_is_told_why_on_both_sides() -> Result<()> {
     let output = command::run_with_input(&mut taken, Some(&new), LIMIT)?;
     ensure!(
         !output.status.success() && output.stderr.contains(&name(1)),
+        "{output:?}"
+    );
+    // An address that is another node's.
+    let own = cluster.address(1)?.to_string();
+    let arguments = ["join", "--token-file", "-", "--advertise", &own, &own];
+    let mut doubled = cluster.command(2, &arguments)?;
+    let output = command::run_with_input(&mut doubled, Some(&new), LIMIT)?;
+    ensure!(
+        !output.status.success() && output.stderr.contains(&own),
         "{output:?}"
     );
     // And then it joins, and is a member: a second join is refused.
