@@ -552,10 +552,10 @@ async fn freshen(view: &mut View, upstream: &Upstream) {
     while begun.elapsed() < FRESHEN {
         let left = FRESHEN.saturating_sub(begun.elapsed());
         match timeout(left, upstream.pull_view(Some(view.version))).await {
-            // A manager that begins itself may not have carried out all of its log yet: that is no
-            // update.
+            // A manager that begins itself may not have carried out all of its log yet, and its view then
+            // lacks what the kernel goes by already.
             Ok(Ok(update)) => {
-                if view.take(update).is_ok() {
+                if view.take(update).is_ok() && upstream.is_current() {
                     return;
                 }
             }
@@ -565,7 +565,9 @@ async fn freshen(view: &mut View, upstream: &Upstream) {
         }
         sleep(Duration::from_millis(100)).await;
     }
-    tracing::warn!("no manager answers: this node begins with the view that it kept");
+    tracing::warn!(
+        "the managers do not answer or have no majority: this node begins with the view that it has"
+    );
 }
 
 async fn end(part: Part) {

@@ -244,9 +244,10 @@ impl Inner {
             return false;
         }
         if !self.leads(metrics) {
+            // One that led before it was started anew still has itself for the leader.
             return metrics
                 .current_leader
-                .is_some_and(|leader| self.hears(leader));
+                .is_some_and(|leader| leader != id(self.setup.index) && self.hears(leader));
         }
         let answering = self.links.answering(self.setup.timing.silence());
         let configs = metrics.membership_config.membership().get_joint_config();

@@ -187,6 +187,12 @@ impl Upstream {
         }
     }
 
+    /// Whether the manager on this host, if there is one, knows what the managers have decided.
+    pub fn is_current(&self) -> bool {
+        let desk = self.state().desk.clone();
+        desk.is_none_or(|desk| desk.is_current())
+    }
+
     /// What has changed since the version that the node has.
     pub async fn pull_view(&self, have: Option<Version>) -> Result<Update, UpstreamError> {
         match self.ask(MemberRequest::PullView { have }).await? {
