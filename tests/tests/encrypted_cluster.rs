@@ -2,17 +2,16 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
-    cluster::{Cluster, SETTLE},
+    cluster::{Cluster, SETTLE, nodes},
     lab::{
-        NodeSpec, Spec, eventually,
-        traffic::{Stream, UdpEcho, transfer},
+        eventually,
+        traffic::{Stream, UdpEcho, transfers_while},
         wire::Wire,
     },
 };
@@ -26,18 +25,10 @@ fn cluster(containers: &[&str]) -> Result<Cluster> {
 
 /// The first so many nodes are managers.
 fn cluster_with_managers(containers: &[&str], managers: u32) -> Result<Cluster> {
-    let spec = containers.iter().fold(Spec::new(), |spec, container| {
-        spec.node(NodeSpec::new().container(container, &[]))
-    });
-    let mut cluster = Cluster::with_managers(spec, managers)?;
+    let mut cluster = Cluster::with_managers(nodes(containers), managers)?;
     cluster.overlay(1, &["keys", "policy", "--grace", "3s"])?;
-    cluster.create("blue", &["--opt", "encrypted", "--subnet", "10.0.9.0/24"])?;
-    for container in containers {
-        cluster.attach(container, "blue", &[])?;
-    }
-    for pair in containers.windows(2) {
-        cluster.reaches(pair[0], pair[1], "blue")?;
-    }
+    let encrypted = ["--opt", "encrypted", "--subnet", "10.0.9.0/24"];
+    cluster.connect("blue", &encrypted, containers)?;
     cluster.settled()?;
     Ok(cluster)
 }
@@ -95,23 +86,7 @@ fn under_load(cluster: &Cluster, meanwhile: impl FnOnce() -> Result<()>) -> Resu
     let (from, to) = (cluster.lab.netns("a")?, cluster.lab.netns("b")?);
     let address = cluster.lab.ip("b", "blue")?;
     let before = sent_again(cluster, "a")? + sent_again(cluster, "b")?;
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let flow = || -> Result<()> {
-            while !done.load(Ordering::Relaxed) {
-                transfer(from, to, address, 1 << 20, TEXT)?;
-            }
-            Ok(())
-        };
-        let flows = [scope.spawn(flow), scope.spawn(flow)];
-        let result = meanwhile();
-        done.store(true, Ordering::Relaxed);
-        for flow in flows {
-            flow.join()
-                .map_err(|_| anyhow::anyhow!("a transfer panicked"))??;
-        }
-        result
-    })?;
+    transfers_while((from, to, address), 1 << 20, TEXT, 2, meanwhile)?;
     Ok(sent_again(cluster, "a")? + sent_again(cluster, "b")? - before)
 }
 
@@ -210,12 +185,7 @@ fn agents_that_die_in_the_middle_of_a_rotation_lose_nothing() -> Result<()> {
         cluster.agent_mut(node)?.start()?;
         eventually(SETTLE, || {
             for node in [1, 2] {
-                let status = cluster.status(node)?;
-                ensure!(
-                    status["epoch"]["number"] == before + 1 && status["epoch"]["phase"] == "stable",
-                    "node {node}: {}",
-                    status["epoch"]
-                );
+                cluster.stable(node, before + 1..=before + 1)?;
                 cluster.good(node)?;
             }
             Ok(())
@@ -257,12 +227,7 @@ fn a_leader_that_dies_in_the_middle_of_a_rotation_is_followed_by_one_that_ends_i
         cluster.agent_mut(leader)?.start()?;
         eventually(SETTLE, || {
             for node in 1..=3 {
-                let status = cluster.status(node)?;
-                ensure!(
-                    status["epoch"]["number"] == before + 1 && status["epoch"]["phase"] == "stable",
-                    "node {node}: {}",
-                    status["epoch"]
-                );
+                cluster.stable(node, before + 1..=before + 1)?;
                 cluster.good(node)?;
             }
             Ok(())
@@ -299,13 +264,7 @@ fn an_evicted_node_can_neither_read_nor_inject_and_the_others_do_not_notice() ->
     let closed = started.elapsed();
     eventually(SETTLE, || {
         for node in [1, 2] {
-            let status = cluster.status(node)?;
-            ensure!(
-                status["epoch"]["number"].as_u64() > Some(before)
-                    && status["epoch"]["phase"] == "stable",
-                "node {node}: {}",
-                status["epoch"]
-            );
+            cluster.stable(node, before + 1..)?;
         }
         Ok(())
     })

@@ -187,7 +187,7 @@ fn deleting_devices_and_rules_opens_nothing_and_is_repaired() -> Result<()> {
 /// state closed, and the next apply goes on from it.
 #[test]
 fn an_apply_killed_at_any_moment_opens_nothing_and_the_next_one_repairs() -> Result<()> {
-    const KILLS: u32 = 4;
+    const KILLS: u32 = 8;
     let mut siege = Siege::lay(Family::V4)?;
     // How long an apply takes that has everything to do, and one that changes keys.
     siege.lab.node(1)?.clear()?;

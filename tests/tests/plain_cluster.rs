@@ -22,7 +22,7 @@ const TEXT: &[u8] = b"said between containers";
 
 /// A plain network with the containers in it, which reach each other.
 fn connected(cluster: &mut Cluster, containers: &[&str]) -> Result<()> {
-    cluster.connect("green", "10.7.0.0/16", containers)
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], containers)
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn strangers_get_nothing_and_hold_nobody_up() -> Result<()> {
     cluster.init(1, &[])?;
     cluster.join(2, 1, "worker")?;
     cluster.init(INTRUDER, &[])?;
-    cluster.connect("green", "10.7.0.0/16", &["a", "b"])?;
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], &["a", "b"])?;
     let before = Believed::of(&cluster, &VICTIMS, None)?;
     before.is_full()?;
     let held = memory(&cluster, &VICTIMS)?;
@@ -504,7 +504,7 @@ fn a_member_that_lies_changes_nothing_but_its_own() -> Result<()> {
     const VICTIMS: [u32; 2] = [1, 2];
     const LIAR: u32 = 3;
     let mut cluster = Cluster::up(nodes(&["a", "b", "c"]))?;
-    cluster.connect("green", "10.7.0.0/16", &["a", "b", "c"])?;
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], &["a", "b", "c"])?;
     let green = cluster.json(1, &["network", "ls"])?;
     let vni = green[0]["vni"].as_u64().context("a VNI")?;
     let vni = Vni::new(u32::try_from(vni)?).context("a VNI")?;

@@ -50,7 +50,7 @@ fn has_quorum(cluster: &Cluster, node: u32, expected: bool) -> Result<()> {
 fn five_managers_decide_without_two_and_without_three_they_say_that_they_do_not() -> Result<()> {
     const WORKER: u32 = 6;
     let mut cluster = Cluster::with_managers(nodes(&["a", "b", "c", "d", "e", "f"]), 5)?;
-    cluster.connect("green", "10.7.0.0/16", &["a", "f"])?;
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], &["a", "f"])?;
     let (_echo, stream) = cluster.stream("a", "f", "green")?;
     let leader = eventually(SETTLE, || cluster.leader(1))?;
     let others: Vec<u32> = (1..=5).filter(|node| *node != leader).collect();
@@ -121,7 +121,7 @@ fn a_leader_that_is_cut_off_decides_nothing_and_then_takes_what_the_others_decid
     const WORKER: u32 = 4;
     let containers = ["a", "b", "c", "d"];
     let mut cluster = Cluster::with_managers(nodes(&containers), 3)?;
-    cluster.connect("green", "10.7.0.0/16", &containers)?;
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], &containers)?;
     cluster.create("old", &["--subnet", "10.8.0.0/24"])?;
     for node in 1..=WORKER {
         cluster.sees(node, "old")?;
@@ -191,7 +191,7 @@ fn a_leader_that_is_cut_off_decides_nothing_and_then_takes_what_the_others_decid
 #[test]
 fn a_node_that_leaves_comes_back_under_its_name() -> Result<()> {
     let mut cluster = Cluster::up(nodes(&["a", "b", "c"]))?;
-    cluster.connect("green", "10.7.0.0/16", &["a", "b", "c"])?;
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], &["a", "b", "c"])?;
     let before = listed(&cluster, 1, 3)?;
     let (status, said) = cluster.refused(3, &["leave", "--yes"])?;
     ensure!(status == 1 && said.contains("endpoint"), "{status}: {said}");
@@ -224,7 +224,7 @@ fn a_node_that_leaves_comes_back_under_its_name() -> Result<()> {
 #[test]
 fn an_evicted_node_is_told_so_and_comes_back_with_a_new_token_alone() -> Result<()> {
     let mut cluster = Cluster::up(nodes(&["a", "b", "c"]))?;
-    cluster.connect("green", "10.7.0.0/16", &["a", "b", "c"])?;
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], &["a", "b", "c"])?;
     let old = cluster.token(1, "worker")?;
     let told = |cluster: &Cluster| {
         eventually(SETTLE, || {
@@ -285,7 +285,7 @@ fn an_evicted_node_is_told_so_and_comes_back_with_a_new_token_alone() -> Result<
 #[test]
 fn an_agent_that_is_killed_before_it_wrote_down_what_it_did_interrupts_nothing() -> Result<()> {
     let mut cluster = Cluster::up(nodes(&["a", "b"]))?;
-    cluster.connect("green", "10.7.0.0/16", &["a", "b"])?;
+    cluster.connect("green", &["--subnet", "10.7.0.0/16"], &["a", "b"])?;
     let (_echo, stream) = cluster.stream("a", "b", "green")?;
     // Nobody tells it of b for a while: it goes by what is in the kernel.
     for node in [2, 1] {

@@ -20,7 +20,7 @@ mod agent;
 pub mod liar;
 pub mod stranger;
 
-use std::{net::IpAddr, process::Command, time::Duration};
+use std::{net::IpAddr, ops::RangeBounds, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -234,9 +234,9 @@ impl Cluster {
         Ok(answer)
     }
 
-    /// Makes a plain network with these containers in it, and waits until each reaches the next.
-    pub fn connect(&mut self, network: &str, subnet: &str, containers: &[&str]) -> Result<()> {
-        self.create(network, &["--subnet", subnet])?;
+    /// Makes a network with these containers in it, and waits until each reaches the next.
+    pub fn connect(&mut self, network: &str, options: &[&str], containers: &[&str]) -> Result<()> {
+        self.create(network, options)?;
         for container in containers {
             self.attach(container, network, &[])?;
         }
@@ -298,6 +298,18 @@ impl Cluster {
     /// What `overlay status` says on a node.
     pub fn status(&self, node: u32) -> Result<Value> {
         self.json(node, &["status"])
+    }
+
+    /// Whether a node is at rest in one of these epochs.
+    pub fn stable(&self, node: u32, epochs: impl RangeBounds<u64>) -> Result<()> {
+        let status = self.status(node)?;
+        let epoch = &status["epoch"];
+        let number = epoch["number"].as_u64();
+        ensure!(
+            number.is_some_and(|number| epochs.contains(&number)) && epoch["phase"] == "stable",
+            "node {node}: {epoch}"
+        );
+        Ok(())
     }
 
     /// The number of the epoch that a node sends in.

@@ -7,19 +7,18 @@ mod tables;
 mod timeline;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use self::{report::Report, timeline::Timeline};
 use crate::{
-    cluster::{Cluster, SETTLE},
+    cluster::{Cluster, SETTLE, nodes},
     lab::{
-        NodeSpec, Spec, eventually,
-        traffic::{Iperf, Stream, StreamResult, UdpEcho, transfer},
+        eventually,
+        traffic::{Iperf, Stream, StreamResult, UdpEcho, transfer, transfers_while},
         wire::Wire,
     },
 };
@@ -37,8 +36,7 @@ const GRACE: &str = "5s";
 pub fn run(keep: bool, without_ipsec: bool) -> Result<bool> {
     let mut report = Report::new();
     report.title("A cluster of three nodes");
-    let node = |container| NodeSpec::new().container(container, &[]);
-    let mut cluster = Cluster::new(Spec::new().node(node("a")).node(node("b")).node(node("c")))?;
+    let mut cluster = Cluster::new(nodes(&["a", "b", "c"]))?;
     make(&mut cluster, &mut report)?;
     let status = cluster.overlay_or_reported(1, &["status"])?;
     if without_ipsec && status.contains(NO_IPSEC) {
@@ -317,21 +315,8 @@ fn under_traffic<T>(
     let echo = UdpEcho::start(to, address, 7)?;
     let stream = Stream::start(from, echo.address, 50, 200, SECRET)?;
     let capture = lab.capture()?;
-    let done = AtomicBool::new(false);
-    let (result, bytes) = thread::scope(|scope| -> Result<_> {
-        let load = scope.spawn(|| -> Result<u64> {
-            let mut bytes = 0;
-            while !done.load(Ordering::Relaxed) {
-                transfer(from, to, address, 256 << 10, SECRET)?;
-                bytes += 256 << 10;
-            }
-            Ok(bytes)
-        });
-        let result = meanwhile();
-        done.store(true, Ordering::Relaxed);
-        let bytes = load.join().map_err(|_| anyhow!("a transfer panicked"))??;
-        Ok((result?, bytes))
-    })?;
+    let path = (from, to, address);
+    let (result, bytes) = transfers_while(path, 256 << 10, SECRET, 1, meanwhile)?;
     let traffic = Traffic {
         datagrams: stream.stop()?,
         bytes,
@@ -390,13 +375,7 @@ fn eviction(cluster: &mut Cluster, report: &mut Report) -> Result<()> {
         let cut = started.elapsed();
         eventually(SETTLE, || {
             for node in [1, 2] {
-                let status = cluster.status(node)?;
-                ensure!(
-                    status["epoch"]["number"].as_u64() > Some(before)
-                        && status["epoch"]["phase"] == "stable",
-                    "node {node}: {}",
-                    status["epoch"]
-                );
+                cluster.stable(node, before + 1..)?;
             }
             Ok(())
         })?;

@@ -45,6 +45,36 @@ pub fn transfer(
     Ok(started.elapsed())
 }
 
+/// As [`transfer`] on the path from, to and address, in so many flows, each one transfer after the other
+/// until `meanwhile` has run: what that came to, and the bytes that arrived.
+pub fn transfers_while<T>(
+    (from, to, ip): (&Netns, &Netns, IpAddr),
+    length: usize,
+    pattern: &[u8],
+    flows: usize,
+    meanwhile: impl FnOnce() -> Result<T>,
+) -> Result<(T, u64)> {
+    let done = AtomicBool::new(false);
+    let flow = || -> Result<u64> {
+        let mut bytes = 0;
+        while !done.load(Ordering::Relaxed) {
+            transfer(from, to, ip, length, pattern)?;
+            bytes += length as u64;
+        }
+        Ok(bytes)
+    };
+    thread::scope(|scope| {
+        let flows: Vec<_> = (0..flows).map(|_| scope.spawn(flow)).collect();
+        let result = meanwhile();
+        done.store(true, Ordering::Relaxed);
+        let mut bytes = 0;
+        for flow in flows {
+            bytes += flow.join().map_err(|_| anyhow!("a transfer panicked"))??;
+        }
+        Ok((result?, bytes))
+    })
+}
+
 fn send(address: SocketAddr, length: usize, pattern: &[u8]) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&address, STALLED).context("connect")?;
     stream.set_write_timeout(Some(STALLED))?;
