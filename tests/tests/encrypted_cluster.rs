@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
-    cluster::{Cluster, SETTLE, nodes},
+    cluster::{Cluster, SETTLE, nodes, previous_release},
     lab::{
-        eventually,
+        eventually, overlay_binary,
         traffic::{Stream, UdpEcho, transfers_while},
         wire::Wire,
     },
@@ -198,35 +198,129 @@ fn agents_that_die_in_the_middle_of_a_rotation_lose_nothing() -> Result<()> {
     sealed(&wire)
 }
 
+/// What befalls a cluster of three managers while a rotation is in one of its steps.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// An agent dies, and is started again.
+    Killed,
+    /// An agent ends, and is started as another release: back and forth.
+    Updated,
+    /// The leader dies, another leads, and it comes back.
+    LeaderChanged,
+    /// A manager that does not lead dies, and comes back when the rotation is in its next step.
+    ManagerLost,
+}
+
+/// The agent of this node dies and is updated; traffic goes to it.
+const STRUCK: u32 = 2;
+/// While its agent sleeps, an epoch stays staged until it counts as dead.
+const SLEEPER: u32 = 4;
+
+impl Event {
+    /// Lets it happen; the agent that is to be started in the next step.
+    fn happen(self, cluster: &mut Cluster) -> Result<Option<u32>> {
+        match self {
+            Self::Killed => {
+                cluster.agent_mut(STRUCK)?.kill()?;
+                cluster.agent_mut(STRUCK)?.start()?;
+                Ok(None)
+            }
+            Self::Updated => {
+                let this = overlay_binary()?;
+                let other = previous_release().unwrap_or_else(|| this.clone());
+                let agent = cluster.agent_mut(STRUCK)?;
+                let to = if agent.release() == this { other } else { this };
+                agent.update(to)?;
+                Ok(None)
+            }
+            Self::LeaderChanged => {
+                let leader = eventually(SETTLE, || cluster.leader(1))?;
+                cluster.agent_mut(leader)?.kill()?;
+                let other = if leader == 1 { 2 } else { 1 };
+                eventually(SETTLE, || {
+                    let now = cluster.leader(other)?;
+                    ensure!(now != leader, "node {leader} leads still");
+                    Ok(())
+                })
+                .with_context(|| cluster.explain())?;
+                cluster.agent_mut(leader)?.start()?;
+                Ok(None)
+            }
+            Self::ManagerLost => {
+                let leader = eventually(SETTLE, || cluster.leader(1))?;
+                let lost = if leader == 3 { 1 } else { 3 };
+                cluster.agent_mut(lost)?.kill()?;
+                Ok(Some(lost))
+            }
+        }
+    }
+}
+
+/// Waits until a node whose agent runs sees the rotation in a step, which it may see late.
+fn reached(cluster: &Cluster, epoch: u64, phases: &[&str]) -> Result<()> {
+    let mut running = cluster.agents.iter().filter(|agent| agent.is_running());
+    let asked = running.next().context("no agent runs")?.node;
+    eventually(SETTLE, || {
+        let status = cluster.status(asked)?;
+        let now = &status["epoch"];
+        let phase = now["phase"].as_str().unwrap_or_default();
+        ensure!(
+            now["number"] == epoch && phases.contains(&phase),
+            "node {asked} is not in {phases:?} of {epoch}: {now}"
+        );
+        Ok(())
+    })
+    .with_context(|| cluster.explain())
+}
+
 #[test]
-fn a_leader_that_dies_in_the_middle_of_a_rotation_is_followed_by_one_that_ends_it() -> Result<()> {
-    let mut cluster = cluster_with_managers(&["a", "b", "c"], 3)?;
-    // An election comes in between, and the leader's own traffic shall outlive it.
+fn whatever_happens_in_whichever_step_of_a_rotation_nothing_is_lost() -> Result<()> {
+    let mut cluster = cluster_with_managers(&["a", "b", "c", "d"], 3)?;
+    // Longer than an emulated host takes to start an agent, or to elect a leader.
     cluster.overlay(1, &["keys", "policy", "--grace", "30s"])?;
     let echo = UdpEcho::start(cluster.lab.netns("b")?, cluster.lab.ip("b", "blue")?, 7)?;
     let streams = ["a", "c"]
         .map(|from| Stream::start(cluster.lab.netns(from)?, echo.address, 25, 200, TEXT))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
+    let errors: Vec<_> = (1..=4)
+        .map(|node| xfrm_errors(&cluster, node))
+        .collect::<Result<_>>()?;
     let capture = cluster.lab.capture()?;
-    // While the epoch is staged, and when it is active.
-    for after in [100, 5000] {
-        let leader = eventually(SETTLE, || cluster.leader(1))?;
-        let before = cluster.epoch(leader)?;
-        cluster.overlay(leader, &["keys", "rotate"])?;
-        thread::sleep(Duration::from_millis(after));
-        cluster.agent_mut(leader)?.kill()?;
-        let other = if leader == 1 { 2 } else { 1 };
-        let next = eventually(SETTLE, || {
-            let now = cluster.leader(other)?;
-            ensure!(now != leader, "node {leader} leads still");
-            Ok(now)
-        })
-        .with_context(|| cluster.explain())?;
-        println!("node {next} leads after node {leader}");
-        cluster.agent_mut(leader)?.start()?;
+    for event in [
+        Event::Updated,
+        Event::ManagerLost,
+        Event::LeaderChanged,
+        Event::Killed,
+    ] {
+        let before = cluster.epoch(1)?;
+        let mut away = None;
+        for (epoch, phases) in [
+            (before, &["staging"][..]),
+            (before + 1, &["activated"]),
+            (before + 1, &["retiring", "stable"]),
+        ] {
+            if epoch == before {
+                cluster.agent(SLEEPER)?.pause(true)?;
+                cluster.overlay(1, &["keys", "rotate"])?;
+            }
+            reached(&cluster, epoch, phases)?;
+            if let Some(lost) = away.take() {
+                cluster.agent_mut(lost)?.start()?;
+            }
+            let started = Instant::now();
+            away = event.happen(&mut cluster)?;
+            println!(
+                "{event:?} in {phases:?} of {epoch}: {:?}",
+                started.elapsed()
+            );
+            cluster.agent(SLEEPER)?.pause(false)?;
+        }
+        if let Some(lost) = away {
+            cluster.agent_mut(lost)?.start()?;
+        }
         eventually(SETTLE, || {
-            for node in 1..=3 {
+            for node in 1..=4 {
                 cluster.stable(node, before + 1..=before + 1)?;
                 cluster.good(node)?;
             }
@@ -239,6 +333,11 @@ fn a_leader_that_dies_in_the_middle_of_a_rotation_is_followed_by_one_that_ends_i
         result.lossless().with_context(|| cluster.explain())?;
         ensure!(result.duplicates == 0, "{result:?}");
     }
+    for (node, before) in (1..=4).zip(errors) {
+        let now = xfrm_errors(&cluster, node)?;
+        ensure!(now == before, "node {node}: {now}");
+    }
+    cluster.reaches("d", "b", "blue")?;
     sealed(&capture.stop()?)
 }
 

@@ -239,7 +239,8 @@ fn strangers_get_nothing_and_hold_nobody_up() -> Result<()> {
     let (member, member_shows) = shown_by(cluster.agent(2)?)?;
     let (foreign, foreign_shows) = shown_by(cluster.agent(INTRUDER)?)?;
     let manager = addresses[0];
-    let answer = wire.enter(|| ask(manager, Service::Member, Some(member_shows), &view))??;
+    let answer =
+        wire.enter(|| ask(manager, Service::Member.alpn(), Some(member_shows), &view))??;
     ensure!(!answer.is_empty(), "a member is not answered");
     let renew = |key: &NodeKey| -> Result<Vec<u8>> {
         let request = CertificateRequest::sign(key)?;
@@ -254,7 +255,7 @@ fn strangers_get_nothing_and_hold_nobody_up() -> Result<()> {
                 Service::Join | Service::Raft => Noise(3).bytes(200),
             };
             let with = if shown.is_some() { "a foreign" } else { "no" };
-            let answer = wire.enter(|| ask(manager, service, shown, &said))?;
+            let answer = wire.enter(|| ask(manager, service.alpn(), shown, &said))?;
             ensure!(
                 answer.as_ref().map_or(true, Vec::is_empty),
                 "{service:?} answers who shows {with} certificate: {answer:?}"
@@ -617,7 +618,7 @@ fn a_member_that_lies_changes_nothing_but_its_own() -> Result<()> {
     let too_long = [&[0, 8, 0, 0, 1, 5][..], &vec![7; 1 << 19]].concat();
     let shown = liar.shown()?;
     let (_, at) = liar.member("node-1")?;
-    let answer = wire.enter(|| ask(at, Service::Member, Some(shown), &too_long))?;
+    let answer = wire.enter(|| ask(at, Service::Member.alpn(), Some(shown), &too_long))?;
     ensure!(
         answer.as_ref().map_or(true, Vec::is_empty),
         "a message beyond its limit is answered: {answer:?}"

@@ -13,15 +13,16 @@ use crate::{bpf_linker, command, say, toolchain};
 /// With `log`, they tell what they do to each packet (and the object is then
 /// loadable by aya only).
 pub fn build(workspace: &Workspace, log: bool) -> Result<()> {
-    build_to(workspace, log, &workspace.bpf_object())
+    build_source(workspace, &workspace.root, log, &workspace.bpf_object())
 }
 
 /// Builds the programs that log, for the tests: no agent embeds them.
 pub fn build_log_object(workspace: &Workspace) -> Result<()> {
-    build_to(workspace, true, &workspace.log_object())
+    build_source(workspace, &workspace.root, true, &workspace.log_object())
 }
 
-fn build_to(workspace: &Workspace, log: bool, object: &Path) -> Result<()> {
+/// Builds the programs of the sources in `root`, with the tools and caches of `workspace`.
+pub fn build_source(workspace: &Workspace, root: &Path, log: bool, object: &Path) -> Result<()> {
     let rust = toolchain::ensure(workspace)?;
     let linker = bpf_linker::ensure(workspace, &rust)?;
     say::step(format_args!(
@@ -36,7 +37,7 @@ fn build_to(workspace: &Workspace, log: bool, object: &Path) -> Result<()> {
     let scratch = workspace.cache().join("bpf-build");
     let mut cargo = command::cargo();
     cargo
-        .current_dir(&workspace.root)
+        .current_dir(root)
         .args(["build", "--package=overlay-ebpf", "--bin=overlay-ebpf"])
         .args(["--profile=bpf", "-Zbuild-std=core"])
         .arg(format!("--target={}", target_triple()))

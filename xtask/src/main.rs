@@ -7,6 +7,7 @@ mod build;
 mod command;
 mod demo;
 mod load;
+mod previous;
 mod say;
 mod setup;
 mod sim;

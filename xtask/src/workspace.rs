@@ -15,6 +15,8 @@ pub struct Workspace {
     pub root: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
+    /// Commit of the release before this one.
+    pub previous_release: String,
 }
 
 impl Workspace {
@@ -24,6 +26,12 @@ impl Workspace {
         struct Metadata {
             workspace_root: PathBuf,
             target_directory: PathBuf,
+            metadata: Releases,
+        }
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Releases {
+            previous_release: String,
         }
         let mut cargo = command::cargo();
         cargo.args(["metadata", "--no-deps", "--format-version=1"]);
@@ -34,10 +42,12 @@ impl Workspace {
         let Metadata {
             workspace_root,
             target_directory,
+            metadata,
         } = serde_json::from_str(&json).context("read the answer of `cargo metadata`")?;
         Ok(Self {
             root: workspace_root,
             target: target_directory,
+            previous_release: metadata.previous_release,
         })
     }
 

@@ -71,15 +71,59 @@ impl Service {
         }
     }
 
-    /// The service that a client asks for, if it asks for one.
-    pub fn asked_for(hello: &ClientHello<'_>) -> Option<Self> {
-        let mut protocols = hello.alpn()?;
-        let protocol = protocols.next()?;
-        Self::ALL
+    /// The service that a client asks for. A newer release offers it in the protocols of its own, too, which
+    /// are passed over: one release back interoperates.
+    pub fn asked_for(hello: &ClientHello<'_>) -> Result<Self, NotServed> {
+        let offers: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
+        let mut served = Self::ALL
             .into_iter()
-            .find(|service| service.alpn() == protocol)
-            .filter(|_| protocols.next().is_none())
+            .filter(|service| offers.contains(&service.alpn()));
+        match (served.next(), served.next()) {
+            (Some(service), None) => Ok(service),
+            (Some(_), Some(_)) => Err(NotServed::Several),
+            (None, _) => Err(NotServed::of(&offers)),
+        }
     }
+}
+
+/// Why a client is given no [`Service`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotServed {
+    /// It speaks TLS, and is no agent.
+    #[error("the peer asks for no service of a node: it is another program")]
+    Stranger,
+    /// No agent does.
+    #[error("the peer asks for several services at once: it is another program")]
+    Several,
+    /// An agent, and too far from this release.
+    #[error(
+        "the peer speaks {offered} and this release {own}: they are more than one release apart, update \
+         the older one",
+        own = text(Service::Member.alpn())
+    )]
+    OtherRelease {
+        /// As it names what it speaks, shortened and escaped.
+        offered: String,
+    },
+}
+
+impl NotServed {
+    /// Bytes of an offer that are quoted.
+    const QUOTED: usize = 40;
+
+    fn of(offers: &[&[u8]]) -> Self {
+        let prefix = b"overlay-";
+        match offers.iter().find(|offer| offer.starts_with(prefix)) {
+            Some(offer) => Self::OtherRelease {
+                offered: text(&offer[..offer.len().min(Self::QUOTED)]),
+            },
+            None => Self::Stranger,
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
 }
 
 /// What all connections of a node have in common.

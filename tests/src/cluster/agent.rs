@@ -25,6 +25,8 @@ const TAIL: usize = 40;
 #[derive(Debug)]
 pub struct Agent {
     pub node: u32,
+    /// The `overlay` of the release that it runs; `overlay-agent` is beside it.
+    release: PathBuf,
     netns: PathBuf,
     files: PathBuf,
     pins: PathBuf,
@@ -39,6 +41,7 @@ impl Agent {
         fs::set_permissions(&files, fs::Permissions::from_mode(0o700))?;
         let agent = Self {
             node: node.index,
+            release: overlay_binary()?,
             netns: node.netns.path(),
             files,
             pins: node.pins().to_owned(),
@@ -97,7 +100,7 @@ impl Agent {
 
     /// The `overlay` command of its host.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.inside(&overlay_binary()?);
+        let mut command = self.inside(&self.release);
         command
             .env("OVERLAY_SOCKET", self.socket())
             .env("OVERLAY_PIN_DIR", &self.pins)
@@ -105,6 +108,34 @@ impl Agent {
             .env("OVERLAY_RUN_DIR", self.run())
             .args(arguments);
         Ok(command)
+    }
+
+    /// The agent of its release.
+    fn program(&self) -> Result<PathBuf> {
+        let path = self.release.with_file_name("overlay-agent");
+        ensure!(
+            path.is_file(),
+            "there is no {}: run `cargo xtask build`",
+            path.display()
+        );
+        Ok(path)
+    }
+
+    /// Lets it run another release, whose `overlay` this is, from its next start on.
+    pub fn set_release(&mut self, overlay: PathBuf) {
+        self.release = overlay;
+    }
+
+    /// The `overlay` of its release.
+    pub fn release(&self) -> &Path {
+        &self.release
+    }
+
+    /// Ends it and starts it as another release.
+    pub fn update(&mut self, overlay: PathBuf) -> Result<()> {
+        self.stop()?;
+        self.set_release(overlay);
+        self.start()
     }
 
     /// Sets a variable in the environment of its next starts.
@@ -121,7 +152,7 @@ impl Agent {
             .open(self.log())
             .context("open a log")?;
         let child = self
-            .inside(&agent_binary()?)
+            .inside(&self.program()?)
             .args(["run", "--config"])
             .arg(self.config())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -261,15 +292,4 @@ impl Drop for Agent {
             let _reaped = child.wait();
         }
     }
-}
-
-/// The `overlay-agent` beside the `overlay` of the tests.
-fn agent_binary() -> Result<PathBuf> {
-    let path = overlay_binary()?.with_file_name("overlay-agent");
-    ensure!(
-        path.is_file(),
-        "there is no {}: run `cargo xtask build`",
-        path.display()
-    );
-    Ok(path)
 }

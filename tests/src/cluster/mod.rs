@@ -20,14 +20,20 @@ mod agent;
 pub mod liar;
 pub mod stranger;
 
-use std::{net::IpAddr, ops::RangeBounds, process::Command, time::Duration};
+use std::{
+    net::IpAddr,
+    ops::RangeBounds,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 pub use self::agent::Agent;
 use crate::lab::{
-    Attachment, Family, Lab, NodeSpec, Spec, command, eventually,
+    Attachment, Family, Lab, NodeSpec, Spec, command, eventually, overlay_binary,
     traffic::{Stream, UdpEcho},
 };
 
@@ -63,7 +69,15 @@ impl Cluster {
 
     /// The first so many nodes are managers.
     pub fn with_managers(spec: Spec, managers: u32) -> Result<Self> {
+        Self::of_release(spec, managers, &overlay_binary()?)
+    }
+
+    /// The same, of the release whose `overlay` this is.
+    pub fn of_release(spec: Spec, managers: u32, overlay: &Path) -> Result<Self> {
         let mut cluster = Self::new(spec)?;
+        for agent in &mut cluster.agents {
+            agent.set_release(overlay.to_owned());
+        }
         let all = u32::try_from(cluster.agents.len())?;
         cluster.agent_mut(1)?.start()?;
         cluster.init(1, &[])?;
@@ -351,6 +365,19 @@ impl Cluster {
         text
     }
 
+    /// The release that a node runs, as another is told.
+    pub fn release_of(&self, node: u32, asked: u32) -> Result<String> {
+        let nodes = self.json(asked, &["node", "ls"])?;
+        let wanted = name(node);
+        let mut all = nodes.as_array().into_iter().flatten();
+        let release = all
+            .find(|one| one["name"] == wanted.as_str())
+            .and_then(|one| one["software"].as_str());
+        release
+            .map(str::to_owned)
+            .with_context(|| format!("node {asked} knows no release of {wanted}: {nodes}"))
+    }
+
     /// The node that leads, as node 1's listing, or another's, says.
     pub fn leader(&self, asked: u32) -> Result<u32> {
         let nodes = self.json(asked, &["node", "ls"])?;
@@ -364,6 +391,11 @@ impl Cluster {
             .and_then(|number| number.parse().ok())
             .with_context(|| format!("the leader is none of ours: {leader}"))
     }
+}
+
+/// The `overlay` of the release before this one, where `cargo xtask test` has built it.
+pub fn previous_release() -> Option<PathBuf> {
+    std::env::var_os("OVERLAY_PREVIOUS_BIN").map(PathBuf::from)
 }
 
 /// A node for each container.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use overlay_agent::daemon::tls::{Own, Service};
+use overlay_agent::daemon::tls::Own;
 use overlay_cluster::control::message::{self, Message};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
@@ -21,11 +21,11 @@ use rustls::{
 /// For a server to answer, or to end the connection: longer than it takes itself.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a server answers to bytes that are said to one of its services, until it ends the connection.
-/// `shown` is the certificate of the caller, if it shows one. To be called in the caller's namespace.
+/// What a server answers to bytes that are said to one of its services, until it ends the connection: the
+/// service as its protocol's name, so that it may be one that there is not. `shown` is the certificate of the caller, if it shows one. To be called in the caller's namespace.
 pub fn ask(
     address: SocketAddr,
-    service: Service,
+    protocol: &[u8],
     shown: Option<Arc<Own>>,
     said: &[u8],
 ) -> Result<Vec<u8>> {
@@ -41,7 +41,7 @@ pub fn ask(
         Some(own) => builder.with_client_cert_resolver(own),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![service.alpn().to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     config.enable_sni = false;
 
     let tcp = TcpStream::connect_timeout(&address, PATIENCE)

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Run;
 use super::binaries::Binary;
 use super::outcome::{Log, Outcome};
 use super::places::counts;
+use super::{PREVIOUS, Run};
 use crate::say;
 use crate::vm::{self, Guest, Job, Kernel, Stream};
 
@@ -144,6 +144,10 @@ fn job(run: &Run<'_>, binary: &Binary) -> Job {
         job.env("OVERLAY_COUNTED", "1")
     } else {
         job
+    };
+    let job = match run.previous {
+        Some(previous) => job.env(PREVIOUS, previous),
+        None => job,
     };
     job.directory(&binary.directory)
         .env("CARGO_MANIFEST_DIR", &binary.directory)

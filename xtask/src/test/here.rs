@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::Run;
 use super::binaries::Binary;
 use super::outcome::Outcome;
+use super::{PREVIOUS, Run};
 use crate::command;
 
 /// The unit and property tests of all crates but `tests`.
@@ -39,6 +39,9 @@ pub fn binary(run: &Run<'_>, binary: &Binary) -> Outcome {
         .env("OVERLAY_BIN", run.overlay)
         .env("OVERLAY_LOG_OBJECT", run.workspace.log_object())
         .env("RUST_BACKTRACE", "1");
+    if let Some(previous) = run.previous {
+        command.env(PREVIOUS, previous);
+    }
     let mut outcome = outcome(&binary.name, command);
     outcome.may_be_empty = binary.unit_tests;
     outcome

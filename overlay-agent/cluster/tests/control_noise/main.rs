@@ -1,12 +1,62 @@
 //! The fuzz targets on a fixed set of bytes: messages whole, cut short, with flipped bits, with
 //! pseudo-random changes, and noise. The same on every machine.
 
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+#[path = "../../../../tests/fuzz/noise/files.rs"]
+mod files;
 #[path = "../../../../tests/fuzz/noise/random.rs"]
 mod random;
 mod targets;
 
 /// Random changes of each message.
 const ROUNDS: usize = 2000;
+
+fn seeds() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/control/seeds")
+}
+
+/// Each message that is made, by its target and its number there.
+fn named() -> BTreeMap<String, Vec<u8>> {
+    let mut counts = BTreeMap::new();
+    let made = targets::made_now().into_iter();
+    made.map(|(target, bytes)| {
+        let count = counts.entry(target).or_insert(0);
+        *count += 1;
+        (format!("{target}_{:02}", *count), bytes)
+    })
+    .collect()
+}
+
+/// The seeds were written by release 0.1.0. They are what nodes that are not updated yet say, and read.
+#[test]
+fn what_is_made_now_is_what_was_made() {
+    let kept: BTreeMap<_, _> = files::files(&seeds()).into_iter().collect();
+    let made = named();
+    assert!(
+        made.keys().eq(kept.keys()),
+        "write the seeds of new messages"
+    );
+    for (name, bytes) in made {
+        assert!(
+            kept[&name] == bytes,
+            "{name} has another form: give it a new number, and keep the old one"
+        );
+    }
+}
+
+#[test]
+#[ignore = "writes the seeds, after a deliberate change of a format"]
+fn write_seeds() {
+    fs::create_dir_all(seeds()).unwrap();
+    for (name, bytes) in named() {
+        fs::write(seeds().join(name), bytes).unwrap();
+    }
+}
 
 #[test]
 fn each_target_accepts_what_is_made_for_it_and_nothing_shorter() {

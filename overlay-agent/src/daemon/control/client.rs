@@ -124,7 +124,10 @@ fn advice(alert: AlertDescription) -> &'static str {
             "it knows neither this node nor its root: see its log; a node that has just joined is \
              tried again"
         }
-        AlertDescription::NoApplicationProtocol => "it runs another release",
+        AlertDescription::NoApplicationProtocol => {
+            "it does not speak the protocols of this release: the two are more than one release apart, \
+             update the older one (`overlay version` tells)"
+        }
         _ => "see its log",
     }
 }

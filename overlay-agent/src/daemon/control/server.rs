@@ -8,8 +8,8 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
@@ -39,7 +39,7 @@ use super::{
     limits::ServerLimits,
     places::{NoPlace, Place, Places},
 };
-use crate::daemon::tls::{self, PeerError, Service, Tls};
+use crate::daemon::tls::{self, NotServed, PeerError, Service, Tls};
 
 /// Who answers the requests. A request that is not answered within [`ServerLimits::answer`] is
 /// dropped where it waits.
@@ -60,9 +60,8 @@ pub enum Ended {
     /// The handshake took too long.
     #[error("the handshake was not over after {0:?}")]
     Stalled(Duration),
-    /// Not one of our protocols.
-    #[error("the peer asks for no service of a node: it is another program, or another release")]
-    NoService,
+    #[error(transparent)]
+    NotServed(#[from] NotServed),
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
     /// The peer is let in no longer.
@@ -90,7 +89,12 @@ pub struct Server {
     strangers: Arc<Places<IpAddr>>,
     members: Arc<Places<NodeId>>,
     managers: Arc<Places<NodeId>>,
+    /// Anybody can claim to be of another release: of that the log says little.
+    warned: Mutex<Option<Instant>>,
 }
+
+/// Between two warnings of peers of other releases.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 impl Server {
     pub fn new(
@@ -107,6 +111,7 @@ impl Server {
             strangers: Places::new(limits.strangers, limits.strangers_per_source),
             members: Places::new(limits.members, limits.per_member),
             managers: Places::new(limits.managers, limits.per_manager),
+            warned: Mutex::new(None),
             tls,
             host,
             limits,
@@ -152,8 +157,16 @@ impl Server {
             Ok(place) => {
                 let stop = stop.clone();
                 connections.spawn(async move {
-                    if let Err(ended) = self.talk(stream, from, place, stop).await {
-                        tracing::debug!(%from, error = %ended, "a control connection was ended");
+                    match self.talk(stream, from, place, stop).await {
+                        Ok(()) => {}
+                        Err(ended @ Ended::NotServed(NotServed::OtherRelease { .. }))
+                            if self.may_warn() =>
+                        {
+                            tracing::warn!(%from, error = %ended, "an agent is of another release");
+                        }
+                        Err(ended) => {
+                            tracing::debug!(%from, error = %ended, "a control connection was ended");
+                        }
                     }
                 });
             }
@@ -215,6 +228,15 @@ impl Server {
         Ok(())
     }
 
+    fn may_warn(&self) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = warned.is_none_or(|last| last.elapsed() >= WARN_EVERY);
+        if may {
+            *warned = Some(Instant::now());
+        }
+        may
+    }
+
     async fn shake_hands(
         &self,
         stream: TcpStream,
@@ -222,7 +244,14 @@ impl Server {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream)
             .await
             .map_err(Ended::Handshake)?;
-        let service = Service::asked_for(&start.client_hello()).ok_or(Ended::NoService)?;
+        let service = match Service::asked_for(&start.client_hello()) {
+            Ok(service) => service,
+            Err(not_served) => {
+                // Any service refuses what it does not speak, and tells the client.
+                let _alerted = start.into_stream(self.member.clone()).await;
+                return Err(not_served.into());
+            }
+        };
         let config = match service {
             Service::Member => &self.member,
             Service::Join => &self.join,

@@ -573,12 +573,28 @@ fn the_service_is_known_from_the_first_message() {
         Service::asked_for(&accepted.client_hello())
     };
     for service in Service::ALL {
-        assert_eq!(asked(&[service.alpn()]), Some(service));
+        assert_eq!(asked(&[service.alpn()]), Ok(service));
     }
-    assert_eq!(asked(&[]), None);
-    assert_eq!(asked(&[b"h2"]), None);
+    assert_eq!(asked(&[]), Err(NotServed::Stranger));
+    assert_eq!(asked(&[b"h2"]), Err(NotServed::Stranger));
     let [member, join, ..] = Service::ALL.map(Service::alpn);
-    assert_eq!(asked(&[join, member]), None);
+    assert_eq!(asked(&[join, member]), Err(NotServed::Several));
+
+    // The next release offers its own protocol first, and the one after it no longer this one.
+    assert_eq!(asked(&[b"overlay-member/2", member]), Ok(Service::Member));
+    assert_eq!(
+        asked(&[b"overlay-new/2", b"overlay-join/2", join]),
+        Ok(Service::Join)
+    );
+    let refused = asked(&[b"overlay-member/3", b"overlay-member/2"]).expect_err("too new");
+    assert_eq!(
+        refused.to_string(),
+        "the peer speaks overlay-member/3 and this release overlay-member/1: they are more than one \
+         release apart, update the older one"
+    );
+    let long = [&b"overlay-\n"[..], &[b'x'; 200]].concat();
+    let quoted = asked(&[&long]).expect_err("unknown").to_string();
+    assert!(quoted.len() < 200 && !quoted.contains('\n'), "{quoted}");
 
     let mut client = a.client(Service::Renew, &b, NOW);
     let mut server = b.server(Service::Member, NOW);
