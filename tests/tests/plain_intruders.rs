@@ -776,3 +776,54 @@ fn a_member_that_lies_changes_nothing_but_its_own() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_release_too_far_away_is_refused_in_words_on_both_sides() -> Result<()> {
+    let mut cluster = Cluster::new(nodes(&["a", "b"]))?;
+    for node in [1, 2] {
+        cluster.agent_mut(node)?.start()?;
+    }
+    cluster.init(1, &[])?;
+    // A node of a release to come calls a manager.
+    let wire = &cluster.lab.node(2)?.netns;
+    let manager = SocketAddr::new(cluster.address(1)?, PORT);
+    let answer = wire.enter(|| ask(manager, b"overlay-member/9", None, b"hello"))?;
+    let refused = answer.map_or_else(|error| format!("{error:#}"), |said| format!("{said:?}"));
+    ensure!(refused.contains("NoApplicationProtocol"), "{refused}");
+    eventually(SETTLE, || {
+        let log = cluster.agent(1)?.log_text();
+        let words = "speaks overlay-member/9 and this release overlay-member/1";
+        ensure!(log.contains(words), "the manager does not say why: {log}");
+        Ok(())
+    })?;
+
+    // A node of this release joins a manager of one: it answers the hello with an alert.
+    let token = cluster.token(1, "worker")?;
+    let elsewhere = SocketAddr::new(cluster.address(2)?, 9000);
+    let listener = wire.enter(|| TcpListener::bind(elsewhere))??;
+    let said = thread::scope(|scope| -> Result<String> {
+        let manager = scope.spawn(move || -> Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            let mut header = [0; 5];
+            stream.read_exact(&mut header)?;
+            let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+            stream.read_exact(&mut hello)?;
+            // RFC 8446 section 6: an alert, fatal, no_application_protocol.
+            stream.write_all(&[21, 3, 3, 0, 2, 2, 120])?;
+            Ok(())
+        });
+        let refused = cluster.join_at(2, &elsewhere.to_string(), &token);
+        manager
+            .join()
+            .map_err(|_| anyhow::anyhow!("the manager panicked"))??;
+        match refused {
+            Ok(said) => bail!("the node has joined: {said}"),
+            Err(error) => Ok(format!("{error:#}")),
+        }
+    })?;
+    ensure!(
+        said.contains("more than one release apart") && said.contains(&elsewhere.to_string()),
+        "{said}"
+    );
+    Ok(())
+}

@@ -191,8 +191,12 @@ impl Cluster {
 
     /// The same with any token.
     pub fn join_with(&self, node: u32, manager: u32, token: &str) -> Result<String> {
+        self.join_at(node, &self.address(manager)?.to_string(), token)
+    }
+
+    /// The same at whatever address.
+    pub fn join_at(&self, node: u32, at: &str, token: &str) -> Result<String> {
         let (addresses, name) = (self.addresses(node)?, name(node));
-        let at = self.address(manager)?.to_string();
         let arguments = [
             "join",
             "--token-file",
@@ -201,7 +205,7 @@ impl Cluster {
             &addresses,
             "--name",
             &name,
-            &at,
+            at,
         ];
         let mut command = self.command(node, &arguments)?;
         let output = command::run_with_input(&mut command, Some(token), LIMIT)?;
