@@ -120,7 +120,7 @@ fn a_node_joins_managers_of_the_other_release() -> Result<()> {
         cluster.overlay(2, &["node", "update", "--availability", "drain", "node-1"])?;
         cluster.overlay(1, &["node", "demote", "node-2"])?;
         cluster.voters(1, 1)?;
-        cluster.overlay(2, &["leave"])?;
+        cluster.overlay(2, &["leave", "--yes"])?;
     }
     Ok(())
 }

@@ -191,7 +191,7 @@ fn contact(n: u8) -> Contact {
     Contact {
         vteps: [[192, 0, 2, n].into()].into_iter().collect(),
         control: ([192, 0, 2, n], 7946).into(),
-        software: SoftwareVersion::new("0.1.0").expect("a version"),
+        software: SoftwareVersion::new(env!("CARGO_PKG_VERSION")).expect("a version"),
     }
 }
 

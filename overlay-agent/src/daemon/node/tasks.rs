@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use overlay_cluster::{control::secrets::MAX_EPOCHS, id::NodeId};
+use overlay_cluster::{
+    control::secrets::MAX_EPOCHS,
+    id::NodeId,
+    log::{command::Command, names::SoftwareVersion},
+};
 use rand::RngExt as _;
 use tokio::{
     task::JoinSet,
@@ -49,6 +53,7 @@ pub fn start(shared: &Arc<Shared>) -> JoinSet<()> {
     tasks.spawn(follow_hints(shared.clone()));
     tasks.spawn(pull_secrets(shared.clone()));
     tasks.spawn(report(shared.clone()));
+    tasks.spawn(tell_release(shared.clone()));
     tasks.spawn(keep(shared.clone()));
     tasks.spawn(tidy(shared.clone()));
     for _ in 0..WORKERS {
@@ -269,6 +274,41 @@ async fn report(shared: Arc<Shared>) {
                     tracing::debug!(%error, "the digest is not told");
                     sleep(retry.failed()).await;
                 }
+            }
+        }
+    };
+    until_stopped(&shared, work).await;
+}
+
+/// Lets the log say which release this node runs: another one than before, after an update.
+async fn tell_release(shared: Arc<Shared>) {
+    let work = async {
+        let mut views = shared.view.subscribe();
+        let mut retry = RETRY;
+        loop {
+            let own = {
+                let view = views.borrow_and_update();
+                let own = view.peers.get(&view.node);
+                own.map(|peer| (view.node, peer.contact.clone()))
+            };
+            if let Some((node, mut contact)) = own
+                && let Ok(software) = SoftwareVersion::new(env!("CARGO_PKG_VERSION"))
+                && contact.software != software
+            {
+                contact.software = software;
+                if let Err(error) = shared
+                    .upstream
+                    .propose(Command::Renew { node, contact })
+                    .await
+                {
+                    tracing::debug!(%error, "the release of this node is not told");
+                    sleep(retry.failed()).await;
+                    continue;
+                }
+                retry.succeeded();
+            }
+            if views.changed().await.is_err() {
+                return;
             }
         }
     };

@@ -314,7 +314,7 @@ fn applicant(key: &NodeKey, number: u8) -> Applicant {
         contact: Contact {
             vteps: [[192, 0, 2, number].into()].into_iter().collect(),
             control: address(number),
-            software: SoftwareVersion::new("0.1.0").unwrap(),
+            software: SoftwareVersion::new(env!("CARGO_PKG_VERSION")).unwrap(),
         },
         labels: Labels::default(),
     }
@@ -658,6 +658,29 @@ fn a_proposal_goes_by_no_connection_that_a_manager_may_have_ended() {
             "{left:?}"
         );
         world.stop(2).await;
+    });
+}
+
+#[test]
+fn a_node_tells_the_release_that_it_runs() {
+    in_namespace(async {
+        let world = World::new(2).await;
+        let node = world.host(2).key.node_id();
+        let known = || {
+            let view = world.log.view(node);
+            view.peers[&node].contact.clone()
+        };
+        let runs = known();
+        let old = Contact {
+            software: SoftwareVersion::new("0.0.1").unwrap(),
+            ..runs.clone()
+        };
+        world
+            .log
+            .apply(Command::Renew { node, contact: old })
+            .unwrap();
+        assert_ne!(known(), runs);
+        eventually("the log knows it again", || known() == runs).await;
     });
 }
 

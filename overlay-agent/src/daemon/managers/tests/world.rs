@@ -95,7 +95,7 @@ fn applicant(n: u8) -> Applicant {
         contact: Contact {
             vteps: [[192, 0, 2, n].into()].into_iter().collect(),
             control: control(n),
-            software: SoftwareVersion::new("0.1.0").expect("a version"),
+            software: SoftwareVersion::new(env!("CARGO_PKG_VERSION")).expect("a version"),
         },
         labels: Default::default(),
     }
