@@ -208,7 +208,12 @@ impl Bench {
             self.keeper.want(wanted);
             let report = self.keeper.follow(|| false, &mut |_| {}).await?;
             let report = report.context("the keeper wants to look first")?;
-            ensure!(report.is_complete(), "{:?}", report.failed.first());
+            let problem = report.problems.iter().find(|problem| problem.closes);
+            ensure!(
+                report.is_complete(),
+                "{does}: {:?}, {problem:?}",
+                report.failed.first()
+            );
             self.keeper.forget_keys();
         } else {
             let done = self.check().await?;
