@@ -13,7 +13,7 @@ use super::{
     compile::{CLOSED, Compiled},
     desired::{DataPlane, Keying},
     key_id::KeyId,
-    objects::{Objects, PolicyAction, State, StateKey, StateMode},
+    objects::{Objects, PolicyAction, State, StateKey, StateMode, policies_between},
     problem::{Problem, Subject},
 };
 
@@ -74,32 +74,17 @@ fn map_entry(
     } else {
         abi::SaDirection::In
     };
-    let sas = &compiled.objects.maps.sas;
-    let spi = key.spi.get();
-    let from = abi::SecurityAssociationKey { spi, receiver: 0 };
-    let to = abi::SecurityAssociationKey {
-        spi,
-        receiver: u32::MAX,
-    };
-    // One sender uses the same SPI to each of its peers: the receiver tells them apart.
-    sas.range(from..=to)
-        .find(|(map_key, value)| {
-            value.direction == direction
-                && (!outbound || receiver_is(compiled, map_key.receiver, key))
-        })
-        .map(|(map_key, value)| (*map_key, *value))
-}
-
-fn receiver_is(compiled: &Compiled, receiver: u32, key: &StateKey) -> bool {
-    let vtep = abi::VtepKey {
+    let maps = &compiled.objects.maps;
+    let destination = abi::VtepKey {
         address: super::step::mapped_bytes(key.destination),
     };
-    compiled
-        .objects
-        .maps
-        .vteps
-        .get(&vtep)
-        .is_some_and(|vtep| vtep.peer == receiver)
+    // One sender uses the same SPI to each of its peers: the receiver tells them apart.
+    let map_key = abi::SecurityAssociationKey {
+        spi: key.spi.get(),
+        receiver: maps.vteps.get(&destination)?.peer,
+    };
+    let value = maps.sas.get(&map_key)?;
+    (value.direction == direction).then_some((map_key, *value))
 }
 
 type Refusal = (String, String);
@@ -188,11 +173,15 @@ fn refuse(
 ) {
     let mut closes = false;
     if outbound {
-        compiled.objects.policies.retain(|policy_key, policy| {
-            policy_key.source != key.source
-                || policy_key.destination != Some(key.destination)
-                || !matches!(policy.action, PolicyAction::Encrypt { spi, .. } if spi == key.spi)
-        });
+        let policies = &mut compiled.objects.policies;
+        let of_this = policies_between(policies, key.source, key.destination)
+            .filter(|(_, policy)| {
+                matches!(policy.action, PolicyAction::Encrypt { spi, .. } if spi == key.spi)
+            })
+            .map(|(policy_key, _)| *policy_key);
+        for policy_key in of_this.collect::<Vec<_>>() {
+            policies.remove(&policy_key);
+        }
         let peer = abi::PeerKey { peer: named.peer };
         if let Some(entry) = compiled.objects.maps.peers.get_mut(&peer)
             && entry.tx.lanes > named.lane

@@ -3,14 +3,14 @@
 //! The order of `diff` keeps these rules by itself. They are checked again before every step against
 //! what has been done so far, so that a step which failed keeps closed what depends on it.
 
-use std::net::IpAddr;
+use std::{cell::OnceCell, collections::BTreeMap, net::IpAddr};
 
-use overlay_ebpf::abi::{NetworkFlags, Spi, VtepRole};
+use overlay_ebpf::abi::{NetworkFlags, PeerKey, Spi, VtepRole};
 
 use super::{
     objects::{
         Attachment, Firewall, HOP, Link, Objects, PeerEntry, PolicyAction, PolicyKey, Program,
-        REENTRY, StateKey, StateMode, XFRM,
+        REENTRY, StateKey, StateMode, XFRM, policies_between,
     },
     step::{MapWrite, Step, address_of},
 };
@@ -42,12 +42,9 @@ fn attached(objects: &Objects, program: Program, device: &str) -> bool {
 
 /// The audits on a device: for a moment two, when it has changed its link layer.
 fn audits<'a>(objects: &'a Objects, device: &'a str) -> impl Iterator<Item = Program> + 'a {
-    objects
-        .attachments
-        .iter()
-        .filter(move |attachment| attachment.device == device)
-        .map(|attachment| attachment.program)
-        .filter(|program| program.is_audit())
+    [Program::UnderlayAudit, Program::UnderlayAuditL3]
+        .into_iter()
+        .filter(move |program| attached(objects, *program, device))
 }
 
 /// Why the peer may not transmit encrypted frames as `entry` says; `None` if it may, or does not.
@@ -185,6 +182,68 @@ pub fn violations(objects: &Objects) -> Vec<String> {
 
 /// Why `step` must not be done in the state `objects`; `None` if it may.
 pub fn step_blocked(objects: &Objects, step: &Step) -> Option<String> {
+    Guard::new(objects).step_blocked(step)
+}
+
+/// The guard of many steps in one state.
+pub struct Guard<'a> {
+    objects: &'a Objects,
+    /// The peers that are open, by their VTEP.
+    open: OnceCell<BTreeMap<IpAddr, Vec<(&'a PeerKey, &'a PeerEntry)>>>,
+}
+
+impl<'a> Guard<'a> {
+    pub const fn new(objects: &'a Objects) -> Self {
+        Self {
+            objects,
+            open: OnceCell::new(),
+        }
+    }
+
+    /// As [`step_blocked`].
+    pub fn step_blocked(&self, step: &Step) -> Option<String> {
+        match step {
+            Step::RemovePolicy(key) => self.policy_in_use(key),
+            step => blocked(self.objects, step),
+        }
+    }
+
+    /// Those that send to `vtep`.
+    fn open_towards(&self, vtep: IpAddr) -> &[(&'a PeerKey, &'a PeerEntry)] {
+        let open = self.open.get_or_init(|| {
+            let mut open: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for (key, entry) in &self.objects.maps.peers {
+                if entry.tx.lanes > 0 {
+                    open.entry(address_of(&entry.vtep))
+                        .or_default()
+                        .push((key, entry));
+                }
+            }
+            open
+        });
+        open.get(&vtep).map_or(&[], Vec::as_slice)
+    }
+
+    fn policy_in_use(&self, key: &PolicyKey) -> Option<String> {
+        let objects = self.objects;
+        let config = objects.maps.config?;
+        let Some(destination) = key.destination else {
+            return block_policy_in_use(objects, key, config.port);
+        };
+        self.open_towards(destination)
+            .iter()
+            .find(|(_, entry)| {
+                address_of(&entry.local_vtep) == key.source
+                    && key.udp_port == Some(config.port)
+                    && key.mark_mask == config.mark.mask
+                    && (0..entry.tx.lanes)
+                        .any(|lane| config.mark.mark(entry.tx.slot, lane) == key.mark)
+            })
+            .map(|(peer, _)| still_open(peer))
+    }
+}
+
+fn blocked(objects: &Objects, step: &Step) -> Option<String> {
     match step {
         Step::Map(MapWrite::Peer(_, Some(entry))) => peer_blocked(objects, entry),
         Step::Map(MapWrite::Network(key, Some(network))) => {
@@ -215,16 +274,11 @@ pub fn step_blocked(objects: &Objects, step: &Step) -> Option<String> {
         Step::AddState(key, _) if objects.states.contains_key(key) => {
             Some("the SA exists, and an SA is never re-keyed".into())
         }
-        Step::RemoveState(key) => objects
-            .policies
-            .iter()
-            .find(|(policy, value)| {
-                policy.source == key.source
-                    && policy.destination == Some(key.destination)
-                    && matches!(value.action, PolicyAction::Encrypt { spi, .. } if spi == key.spi)
+        Step::RemoveState(key) => policies_between(&objects.policies, key.source, key.destination)
+            .find(|(_, value)| {
+                matches!(value.action, PolicyAction::Encrypt { spi, .. } if spi == key.spi)
             })
             .map(|(policy, _)| format!("policy {policy} still uses the SA")),
-        Step::RemovePolicy(key) => policy_in_use(objects, key),
         Step::Detach(attachment) => match attachment.program {
             program if program.is_audit() => {
                 if audits(objects, &attachment.device).any(|other| other != program) {
@@ -269,7 +323,11 @@ fn open_peer(objects: &Objects, concerns: impl Fn(&PeerEntry) -> bool) -> Option
         .peers
         .iter()
         .find(|(_, entry)| entry.tx.lanes > 0 && concerns(entry))
-        .map(|(key, _)| format!("peer {} is still open", key.peer))
+        .map(|(key, _)| still_open(key))
+}
+
+fn still_open(peer: &PeerKey) -> String {
+    format!("peer {} is still open", peer.peer)
 }
 
 fn open_network(objects: &Objects) -> Option<String> {
@@ -281,28 +339,16 @@ fn open_network(objects: &Objects) -> Option<String> {
         .map(|(key, _)| format!("encrypted network {} is still open", key.vni))
 }
 
-fn policy_in_use(objects: &Objects, key: &PolicyKey) -> Option<String> {
-    let config = objects.maps.config?;
+fn block_policy_in_use(objects: &Objects, key: &PolicyKey, port: u16) -> Option<String> {
     open_peer(objects, |entry| {
-        let local = address_of(&entry.local_vtep) == key.source;
-        match key.destination {
-            None => local && key.udp_port == Some(config.port),
-            Some(destination) => {
-                local
-                    && address_of(&entry.vtep) == destination
-                    && key.udp_port == Some(config.port)
-                    && key.mark_mask == config.mark.mask
-                    && (0..entry.tx.lanes)
-                        .any(|lane| config.mark.mark(entry.tx.slot, lane) == key.mark)
-            }
-        }
+        address_of(&entry.local_vtep) == key.source && key.udp_port == Some(port)
     })
     .or_else(|| {
         // An encrypted network is open only behind the block policies of the VTEPs it knows.
         let local = objects.maps.vteps.iter().any(|(vtep, value)| {
             value.role == VtepRole::Local && address_of(&vtep.address) == key.source
         });
-        let block = *key == block_policy_key(key.source, config.port);
+        let block = *key == block_policy_key(key.source, port);
         if local && block {
             open_network(objects)
         } else {

@@ -3,9 +3,11 @@
 //! In the order in which a data plane passes through them: a [`file`] becomes a [`desired`] data
 //! plane, which [`validate`] checks and [`compile`] turns into [`objects`]; [`admit`] takes out what
 //! would use a key twice; [`diff`] orders the [`step`]s from what is to what shall be, which keep the
-//! rules of [`guard`]; [`reconcile`] does them. From then on [`drift`] tells what others change.
+//! rules of [`guard`]; [`reconcile`] does them, by [`batch`]es. From then on [`drift`] tells what others
+//! change.
 
 pub mod admit;
+pub mod batch;
 pub mod compile;
 pub mod desired;
 pub mod diff;

@@ -211,6 +211,24 @@ pub struct PolicyKey {
     pub mark_mask: u32,
 }
 
+/// The policies from `source` to `destination`, of all slots and lanes.
+pub fn policies_between(
+    policies: &BTreeMap<PolicyKey, Policy>,
+    source: IpAddr,
+    destination: IpAddr,
+) -> impl Iterator<Item = (&PolicyKey, &Policy)> {
+    let first = PolicyKey {
+        source,
+        destination: Some(destination),
+        udp_port: None,
+        mark: 0,
+        mark_mask: 0,
+    };
+    policies
+        .range(first..)
+        .take_while(move |(key, _)| (key.source, key.destination) == (source, Some(destination)))
+}
+
 /// An outbound XFRM policy (`XFRM_POLICY_OUT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{
     admit::admit,
+    batch,
     compile::{CLOSED, Compiled, compile},
     desired::{DataPlane, Keying},
     diff::diff,
-    guard,
+    guard::{self, Guard},
     key_id::KeyId,
     objects::{Objects, PeerEntry, UnderlayFacts},
     problem::Problem,
@@ -33,6 +34,21 @@ pub trait Kernel {
 
     /// Does one step. A key is recorded as used, durably, before it is installed.
     fn execute(&mut self, step: &Step) -> impl Future<Output = Result<(), Self::Error>>;
+
+    /// Does the steps of a [`batch`] in their order, each whatever became of the others. The results
+    /// are as many, and in that order.
+    fn execute_batch(
+        &mut self,
+        steps: &[Step],
+    ) -> impl Future<Output = Vec<Result<(), Self::Error>>> {
+        async move {
+            let mut results = Vec::with_capacity(steps.len());
+            for step in steps {
+                results.push(self.execute(step).await);
+            }
+            results
+        }
+    }
 }
 
 /// Steps and problems, before anything is done.
@@ -127,7 +143,7 @@ pub struct Pass<'a> {
     pub done: usize,
 }
 
-/// Makes the kernel equal to `desired`. `stop` is asked before every step.
+/// Makes the kernel equal to `desired`. `stop` is asked before every [`batch`] of steps.
 pub async fn reconcile<K: Kernel>(
     kernel: &mut K,
     desired: &DataPlane,
@@ -236,7 +252,8 @@ fn closed_instead(current: &Objects, step: &Step) -> Option<Step> {
     (known != Some(&closed)).then(|| Step::Map(MapWrite::Peer(*key, Some(closed))))
 }
 
-/// Does the steps in order. One that fails leaves closed what depends on it; the others go on.
+/// Does the steps in order, by batches. One that fails leaves closed what depends on it; the others
+/// go on.
 async fn execute_all<K: Kernel>(
     kernel: &mut K,
     current: &mut Objects,
@@ -244,36 +261,52 @@ async fn execute_all<K: Kernel>(
     report: &mut Report,
     stop: &mut impl FnMut() -> bool,
 ) {
-    for mut step in steps {
+    let mut steps = steps.into_iter();
+    while !steps.as_slice().is_empty() {
         if stop() {
             report.interrupted = true;
             return;
         }
-        if let Some(why) = guard::step_blocked(current, &step) {
-            tracing::warn!(%step, %why, "not done");
-            let instead = closed_instead(current, &step);
-            report.failed.push(Failure {
-                step,
-                why: Why::Blocked(why),
-            });
-            let Some(instead) = instead else { continue };
-            step = instead;
-        }
-        match kernel.execute(&step).await {
-            Ok(()) => {
-                tracing::debug!(%step, "done");
-                current.apply(&step);
-                report.done.push(step);
-            }
-            Err(error) => {
-                tracing::warn!(%step, %error, "failed");
-                report.failed.push(Failure {
-                    step,
-                    why: Why::Refused(error.to_string()),
-                });
+        let length = batch::length(steps.as_slice());
+        let batch = allowed(current, steps.by_ref().take(length), report);
+        let results = kernel.execute_batch(&batch).await;
+        debug_assert_eq!(results.len(), batch.len());
+        for (step, result) in batch.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    tracing::debug!(%step, "done");
+                    current.apply(&step);
+                    report.done.push(step);
+                }
+                Err(error) => {
+                    tracing::warn!(%step, %error, "failed");
+                    report.failed.push(Failure {
+                        step,
+                        why: Why::Refused(error.to_string()),
+                    });
+                }
             }
         }
     }
+}
+
+/// Those of a batch that may be done now, and what is to be done instead of one that may not.
+fn allowed(current: &Objects, batch: impl Iterator<Item = Step>, report: &mut Report) -> Vec<Step> {
+    let guard = Guard::new(current);
+    let mut allowed = Vec::new();
+    for step in batch {
+        let Some(why) = guard.step_blocked(&step) else {
+            allowed.push(step);
+            continue;
+        };
+        tracing::warn!(%step, %why, "not done");
+        allowed.extend(closed_instead(current, &step));
+        report.failed.push(Failure {
+            step,
+            why: Why::Blocked(why),
+        });
+    }
+    allowed
 }
 
 #[cfg(test)]

@@ -267,6 +267,8 @@ pub struct SimulatedKernel {
     pub facts: Option<UnderlayFacts>,
     /// Steps that fail, by number since the start.
     pub failing: BTreeSet<usize>,
+    /// From this step on nothing is done: who asks for it has been killed.
+    pub killed_at: usize,
     pub executed: usize,
     /// Keys by how often each was installed.
     pub installed: BTreeMap<KeyId, usize>,
@@ -287,6 +289,7 @@ impl SimulatedKernel {
             used: BTreeSet::new(),
             facts: None,
             failing: BTreeSet::new(),
+            killed_at: usize::MAX,
             executed: 0,
             installed: BTreeMap::new(),
             log: Vec::new(),
@@ -322,7 +325,7 @@ impl Kernel for SimulatedKernel {
     async fn execute(&mut self, step: &Step) -> Result<(), ToldToFail> {
         let number = self.executed;
         self.executed += 1;
-        if self.failing.contains(&number) {
+        if self.failing.contains(&number) || number >= self.killed_at {
             return Err(ToldToFail);
         }
         if let Step::AddState(_, state) = step

@@ -1,4 +1,4 @@
-//! One step at a time.
+//! One step at a time, and batches of them.
 
 use std::{borrow::Borrow as _, collections::BTreeMap};
 
@@ -16,7 +16,10 @@ use super::{
 use crate::dataplane::{
     desired::Keying,
     key_id::KeyId,
-    objects::{EndpointEntry, FloodEntry, GRO, HOP, PeerEntry, REENTRY, State, StateKey, XFRM},
+    objects::{
+        EndpointEntry, FloodEntry, GRO, HOP, PeerEntry, Policy, PolicyKey, REENTRY, State,
+        StateKey, XFRM,
+    },
     step::{MapWrite, Step},
 };
 
@@ -52,7 +55,10 @@ pub async fn execute(host: &mut Host, step: &Step) -> Result<(), HostError> {
         Step::RestoreSysctl(path) => restore_sysctl(host, path)?,
         Step::SetPolicy(key, policy) => host.xfrm.add_policy(*key, *policy).await?,
         Step::RemovePolicy(key) => host.xfrm.delete_policy(*key).await?,
-        Step::AddState(key, state) => add_state(host, *key, state).await?,
+        Step::AddState(key, state) => {
+            let results = add_states(host, &[(*key, state)]).await;
+            results.into_iter().collect::<Result<(), _>>()?;
+        }
         Step::RemoveState(key) => host.xfrm.delete_state(*key).await?,
         Step::AddNeighbour(neighbour) => neighbours::add(&host.rtnl, neighbour).await?,
         Step::RemoveNeighbour(neighbour) => neighbours::remove(&host.rtnl, neighbour).await?,
@@ -86,12 +92,130 @@ fn owned(host: &mut Host) -> Result<&mut Bpf, HostError> {
     }
 }
 
-/// A key is in the ledger, durably, before the kernel has it.
-async fn add_state(host: &Host, key: StateKey, state: &State) -> Result<(), HostError> {
-    if let Keying::Keyed(material) = &state.keying {
-        host.ledger.append(KeyId::of(material))?;
+/// Does the steps of a [`crate::dataplane::batch`], many by one system call where the kernel takes
+/// many; the results are in their order.
+pub async fn execute_batch(host: &mut Host, steps: &[Step]) -> Vec<Result<(), HostError>> {
+    let batch = match steps {
+        [] | [_] => None,
+        steps => Batch::of(steps),
+    };
+    match batch {
+        Some(Batch::SetPolicies(policies)) => of_xfrm(host.xfrm.add_policies(&policies).await),
+        Some(Batch::RemovePolicies(keys)) => of_xfrm(host.xfrm.delete_policies(&keys).await),
+        Some(Batch::AddStates(states)) => add_states(host, &states).await,
+        Some(Batch::RemoveStates(keys)) => of_xfrm(host.xfrm.delete_states(&keys).await),
+        Some(Batch::Peers(peers)) => write_peers(host, &peers).await,
+        None => {
+            let mut results = Vec::with_capacity(steps.len());
+            for step in steps {
+                results.push(execute(host, step).await);
+            }
+            results
+        }
     }
-    Ok(host.xfrm.add_state(key, state).await?)
+}
+
+/// Steps of one kind.
+enum Batch<'a> {
+    SetPolicies(Vec<(PolicyKey, Policy)>),
+    RemovePolicies(Vec<PolicyKey>),
+    AddStates(Vec<(StateKey, &'a State)>),
+    RemoveStates(Vec<StateKey>),
+    Peers(Vec<(abi::PeerKey, &'a PeerEntry)>),
+}
+
+impl<'a> Batch<'a> {
+    /// `None` if the steps are of several kinds, or of one that is done step by step.
+    fn of(steps: &'a [Step]) -> Option<Self> {
+        fn all<'a, T>(steps: &'a [Step], one: impl Fn(&'a Step) -> Option<T>) -> Option<Vec<T>> {
+            steps.iter().map(one).collect()
+        }
+        Some(match steps.first()? {
+            Step::SetPolicy(..) => Self::SetPolicies(all(steps, |step| match step {
+                Step::SetPolicy(key, policy) => Some((*key, *policy)),
+                _ => None,
+            })?),
+            Step::RemovePolicy(_) => Self::RemovePolicies(all(steps, |step| match step {
+                Step::RemovePolicy(key) => Some(*key),
+                _ => None,
+            })?),
+            Step::AddState(..) => Self::AddStates(all(steps, |step| match step {
+                Step::AddState(key, state) => Some((*key, state)),
+                _ => None,
+            })?),
+            Step::RemoveState(_) => Self::RemoveStates(all(steps, |step| match step {
+                Step::RemoveState(key) => Some(*key),
+                _ => None,
+            })?),
+            Step::Map(MapWrite::Peer(..)) => Self::Peers(all(steps, |step| match step {
+                Step::Map(MapWrite::Peer(key, Some(entry))) => Some((*key, entry)),
+                _ => None,
+            })?),
+            _ => return None,
+        })
+    }
+}
+
+fn of_xfrm(results: Vec<Result<(), super::xfrm::Error>>) -> Vec<Result<(), HostError>> {
+    results.into_iter().map(|result| Ok(result?)).collect()
+}
+
+/// Keys are in the ledger, durably, before the kernel has the first of them.
+async fn add_states(host: &Host, states: &[(StateKey, &State)]) -> Vec<Result<(), HostError>> {
+    let keys = states.iter().filter_map(|(_, state)| match &state.keying {
+        Keying::Keyed(material) => Some(KeyId::of(material)),
+        Keying::Adopted => None,
+    });
+    if let Err(error) = host.ledger.append(keys) {
+        let mut results = vec![Err(error.into())];
+        results.resize_with(states.len(), || Err(HostError::Unrecorded));
+        return results;
+    }
+    of_xfrm(host.xfrm.add_states(states).await)
+}
+
+async fn write_peers(
+    host: &mut Host,
+    peers: &[(abi::PeerKey, &PeerEntry)],
+) -> Vec<Result<(), HostError>> {
+    let mut devices = BTreeMap::new();
+    let mut results = Vec::with_capacity(peers.len());
+    for (key, entry) in peers {
+        results.push(write_peer(host, key, entry, &mut devices).await);
+    }
+    results
+}
+
+/// `devices` are those looked up for the peers before: nearly all share one.
+async fn write_peer<'a>(
+    host: &mut Host,
+    key: &abi::PeerKey,
+    entry: &'a PeerEntry,
+    devices: &mut BTreeMap<&'a str, Option<u32>>,
+) -> Result<(), HostError> {
+    let device = entry.underlay_device.as_str();
+    let index = match devices.get(device) {
+        Some(index) => *index,
+        None => {
+            let index = known_index(host, device).await?;
+            devices.insert(device, index);
+            index
+        }
+    };
+    // A closing write must not fail because the device of the old route is gone.
+    let underlay_ifindex = match index {
+        Some(index) => index,
+        None if entry.tx.lanes == 0 => 0,
+        None => return Err(HostError::NoDevice(device.to_owned())),
+    };
+    let peer = abi::Peer {
+        tx: entry.tx,
+        vtep: entry.vtep,
+        local_vtep: entry.local_vtep,
+        underlay_ifindex,
+        underlay_mtu: entry.underlay_mtu,
+    };
+    Ok(owned(host)?.maps_mut().peers.put(key, &peer)?)
 }
 
 fn set_sysctl(host: &Host, path: &str, value: &str) -> Result<(), HostError> {
@@ -192,12 +316,11 @@ async fn map_write(host: &mut Host, write: &MapWrite) -> Result<(), HostError> {
             };
             write_entry!(owned(host)?.maps_mut().flood_lists, key, value);
         }
-        MapWrite::Peer(key, value) => {
-            let value = match value {
-                Some(entry) => Some(peer(host, entry).await?),
-                None => None,
-            };
-            write_entry!(owned(host)?.maps_mut().peers, key, value);
+        MapWrite::Peer(key, Some(entry)) => {
+            write_peer(host, key, entry, &mut BTreeMap::new()).await?
+        }
+        MapWrite::Peer(key, None) => {
+            owned(host)?.maps_mut().peers.delete(key)?;
         }
         MapWrite::Network(..)
         | MapWrite::Address(..)
@@ -240,20 +363,4 @@ async fn local_port(
     let key = abi::LocalPortKey { ifindex };
     write_entry!(owned(host)?.maps_mut().local_ports, &key, value);
     Ok(())
-}
-
-async fn peer(host: &Host, entry: &PeerEntry) -> Result<abi::Peer, HostError> {
-    // A closing write must not fail because the device of the old route is gone.
-    let underlay_ifindex = match known_index(host, &entry.underlay_device).await? {
-        Some(index) => index,
-        None if entry.tx.lanes == 0 => 0,
-        None => return Err(HostError::NoDevice(entry.underlay_device.clone())),
-    };
-    Ok(abi::Peer {
-        tx: entry.tx,
-        vtep: entry.vtep,
-        local_vtep: entry.local_vtep,
-        underlay_ifindex,
-        underlay_mtu: entry.underlay_mtu,
-    })
 }

@@ -56,6 +56,10 @@ pub enum HostError {
     State(#[from] StateError),
     #[error("there is no device {0}: it went away meanwhile, or was never created")]
     NoDevice(String),
+    #[error(
+        "nothing was installed: the ledger of used keys was not written, for a key before this one"
+    )]
+    Unrecorded,
     #[error("the programs are not loaded: the step that loads them failed, or this is a look only")]
     NotLoaded,
     #[error(
@@ -195,5 +199,9 @@ impl Kernel for Host {
 
     async fn execute(&mut self, step: &Step) -> Result<(), HostError> {
         super::execute::execute(self, step).await
+    }
+
+    async fn execute_batch(&mut self, steps: &[Step]) -> Vec<Result<(), HostError>> {
+        super::execute::execute_batch(self, steps).await
     }
 }

@@ -123,6 +123,12 @@ impl Kernel for Interruptible<'_> {
         self.superseded = None;
         Ok(self.host.execute(step).await?)
     }
+
+    async fn execute_batch(&mut self, steps: &[Step]) -> Vec<Result<(), Unfinished>> {
+        self.superseded = None;
+        let results = self.host.execute_batch(steps).await.into_iter();
+        results.map(|result| Ok(result?)).collect()
+    }
 }
 
 /// What the facts were gathered for.

@@ -51,8 +51,13 @@ impl UsedKeys {
             .collect()
     }
 
-    /// Records a key. When this returns, the record survives a crash.
-    pub fn append(&self, key: KeyId) -> Result<(), StateError> {
+    /// Records keys. When this returns, the record survives a crash; one that fails has recorded any
+    /// number of them.
+    pub fn append(&self, keys: impl IntoIterator<Item = KeyId>) -> Result<(), StateError> {
+        let lines: String = keys.into_iter().map(|key| format!("{key}\n")).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         atomic_file::create_directory(directory)?;
         let mut file = OpenOptions::new()
@@ -63,7 +68,7 @@ impl UsedKeys {
             .open(&self.path)
             .map_err(StateError::io("open", &self.path))?;
         self.cut_torn(&mut file)?;
-        file.write_all(format!("{key}\n").as_bytes())
+        file.write_all(lines.as_bytes())
             .and_then(|()| file.sync_all())
             .map_err(StateError::io("write", &self.path))?;
         atomic_file::sync_directory(directory)
@@ -99,8 +104,9 @@ mod tests {
         let directory = Directory::new();
         let ledger = UsedKeys::new(&directory.path().join("deep/er"));
         assert!(ledger.read().unwrap().is_empty());
-        ledger.append(KeyId([1; 8])).unwrap();
-        ledger.append(KeyId([2; 8])).unwrap();
+        ledger.append([]).unwrap();
+        assert!(!ledger.path.exists());
+        ledger.append([KeyId([1; 8]), KeyId([2; 8])]).unwrap();
         let keys: BTreeSet<KeyId> = [KeyId([1; 8]), KeyId([2; 8])].into();
         assert_eq!(ledger.read().unwrap(), keys);
 
@@ -108,7 +114,7 @@ mod tests {
         text.push_str("0303");
         std::fs::write(&ledger.path, text).unwrap();
         assert_eq!(ledger.read().unwrap(), keys);
-        ledger.append(KeyId([4; 8])).unwrap();
+        ledger.append([KeyId([4; 8])]).unwrap();
         assert_eq!(ledger.read().unwrap().len(), 3);
     }
 

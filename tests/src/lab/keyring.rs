@@ -129,7 +129,7 @@ pub(super) fn push_hex(text: &mut String, material: &KeyMaterial) {
     }
 }
 
-fn random() -> Result<KeyMaterial> {
+pub(crate) fn random() -> Result<KeyMaterial> {
     let mut bytes = [0; KeyMaterial::LEN];
     fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))

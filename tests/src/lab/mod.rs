@@ -30,7 +30,7 @@ mod addressing;
 pub mod checks;
 pub mod command;
 mod desired;
-mod keyring;
+pub(crate) mod keyring;
 mod netns;
 mod node;
 mod raw_socket;

@@ -431,6 +431,41 @@ fn thousands_of_states_are_installed_in_batches() {
 }
 
 #[test]
+fn one_refused_state_of_several_batches_is_named_and_leaves_the_others() {
+    inside(|| async {
+        let handle = Handle::open(ours()).unwrap();
+        if !esp(&handle).await {
+            return;
+        }
+        const REFUSED: usize = 100;
+        const UNKNOWN: usize = 101;
+        let wanted = state(StateMode::Transport);
+        let keys: Vec<_> = (0..200)
+            .map(|n| state_key(families()[0], 0x10_0000 + n))
+            .collect();
+        let mut other = wanted.clone();
+        other.keying = Keying::Keyed(KeyMaterial::new([0x5b; KeyMaterial::LEN]));
+        handle.add_state(keys[REFUSED], &other).await.unwrap();
+        let mut list: Vec<_> = keys.iter().map(|key| (*key, &wanted)).collect();
+        let unknown = adopted(&wanted);
+        list[UNKNOWN].1 = &unknown;
+        for (number, added) in handle.add_states(&list).await.into_iter().enumerate() {
+            let key = keys[number];
+            match (number, added) {
+                (REFUSED, Err(Error::StateExists(named)))
+                | (UNKNOWN, Err(Error::KeyUnknown(named))) => assert_eq!(named, key),
+                (_, added) => added.unwrap(),
+            }
+        }
+        assert_eq!(handle.observe_states().await.unwrap().len(), keys.len() - 1);
+        for deleted in handle.delete_states(&keys).await {
+            deleted.unwrap();
+        }
+        assert!(handle.observe_states().await.unwrap().is_empty());
+    });
+}
+
+#[test]
 fn one_refused_policy_of_a_batch_leaves_the_others() {
     inside(|| async {
         let handle = Handle::open(ours()).unwrap();

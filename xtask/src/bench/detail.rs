@@ -12,8 +12,8 @@ pub enum Detail {
     Programs,
     /// The same where the maps hold more and more
     Growth,
-    /// How long an attach takes, how fast the agent fills the kernel and takes over, and what memory
-    /// that holds
+    /// How long an attach takes, how fast the agent fills the kernel, takes over and replaces SAs, and
+    /// what memory that holds
     Control,
 }
 
@@ -49,6 +49,8 @@ impl Detail {
                 "control",
                 "--endpoints=1000",
                 "--peers=100,1000",
+                "--rotate=10,100,1000",
+                "--rounds=3",
                 "--local",
                 "--remote",
             ]),

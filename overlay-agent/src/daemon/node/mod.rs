@@ -18,7 +18,7 @@ mod shared;
 pub mod status;
 mod tasks;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod upstream;

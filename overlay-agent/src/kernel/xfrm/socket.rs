@@ -1,6 +1,6 @@
 //! The netlink socket: requests in batches, dumps, and errors that quote no request.
 
-use std::{fmt, io};
+use std::{fmt, io, slice};
 
 use netlink_sys::{
     AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_XFRM,
@@ -111,15 +111,12 @@ impl Socket {
     }
 
     async fn transact_batch(&mut self, batch: &mut [Request]) -> Vec<Result<(), Refusal>> {
-        let first = self.sequence.wrapping_add(1);
-        let total = batch.iter().map(Request::len).sum();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(total));
-        for request in batch.iter_mut() {
-            self.sequence = self.sequence.wrapping_add(1);
-            bytes.extend_from_slice(request.bytes_with_sequence(self.sequence));
-        }
         let mut answers: Vec<Option<Result<(), Refusal>>> = batch.iter().map(|_| None).collect();
-        if let Err(error) = self.exchange(&bytes, first, &mut answers).await {
+        let mut exchanged = self.exchange(batch, &mut answers).await;
+        if exchanged.as_ref().is_err_and(answers_were_lost) {
+            exchanged = self.repeat(batch, &mut answers).await;
+        }
+        if let Err(error) = exchanged {
             let kind = error.kind();
             let mut error = Some(error);
             for answer in &mut answers {
@@ -132,16 +129,55 @@ impl Socket {
         answers.into_iter().flatten().collect()
     }
 
-    async fn exchange(
+    /// Sends those once more that were not answered, one at a time: one answer has room. They may have
+    /// been carried out: what is repeated finds the object as it is wanted, or finds none to delete.
+    async fn repeat(
         &mut self,
-        bytes: &[u8],
-        first: u32,
+        batch: &mut [Request],
         answers: &mut [Option<Result<(), Refusal>>],
     ) -> io::Result<()> {
-        self.send(bytes).await?;
-        let mut buffer = Zeroizing::new(vec![0; RECEIVE_LEN]);
+        for (request, answer) in batch.iter_mut().zip(answers) {
+            if answer.is_none() {
+                self.exchange(slice::from_mut(request), slice::from_mut(answer))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the requests by one system call and puts the answers in their places.
+    async fn exchange(
+        &mut self,
+        batch: &mut [Request],
+        answers: &mut [Option<Result<(), Refusal>>],
+    ) -> io::Result<()> {
+        let first = self.sequence.wrapping_add(1);
+        let total = batch.iter().map(Request::len).sum();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(total));
+        for request in batch.iter_mut() {
+            self.sequence = self.sequence.wrapping_add(1);
+            bytes.extend_from_slice(request.bytes_with_sequence(self.sequence));
+        }
+        self.send(&bytes).await?;
+        let mut buffer = Buffer::new();
+        let mut lost = None;
         while answers.iter().any(Option::is_none) {
-            let datagram = self.receive(&mut buffer).await?;
+            let received = match &lost {
+                None => self.receive(&mut buffer).await,
+                // The kernel has answered before the send returned: nothing more comes.
+                Some(_) => self.receive_now(&mut buffer),
+            };
+            let datagram = match received {
+                Ok(datagram) => datagram,
+                Err(error) if answers_were_lost(&error) => {
+                    lost = Some(error);
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(lost.unwrap_or(error));
+                }
+                Err(error) => return Err(error),
+            };
             for message in messages(datagram) {
                 let message = message.map_err(io::Error::other)?;
                 let Some(answer) = answers.get_mut(message.sequence.wrapping_sub(first) as usize)
@@ -168,7 +204,7 @@ impl Socket {
         self.send(request.bytes_with_sequence(sequence))
             .await
             .map_err(Error::Socket)?;
-        let mut buffer = Zeroizing::new(vec![0; RECEIVE_LEN]);
+        let mut buffer = Buffer::new();
         loop {
             let datagram = self.receive(&mut buffer).await.map_err(Error::Socket)?;
             for message in messages(datagram) {
@@ -213,7 +249,7 @@ impl Socket {
             .map_err(Error::Socket)?;
         let mut found = Vec::new();
         let mut stable = true;
-        let mut buffer = Zeroizing::new(vec![0; RECEIVE_LEN]);
+        let mut buffer = Buffer::new();
         loop {
             let datagram = self.receive(&mut buffer).await.map_err(Error::Socket)?;
             for message in messages(datagram) {
@@ -237,16 +273,68 @@ impl Socket {
         self.socket.send(bytes).await.map(|_| ())
     }
 
-    /// One datagram. A state tells its key, so what the buffer held before is erased.
-    async fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
-        buffer.zeroize();
-        let mut free = &mut *buffer;
+    async fn receive<'a>(&mut self, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
+        let mut free = buffer.erased();
         self.socket.recv(&mut free).await?;
-        let used = RECEIVE_LEN - free.len();
-        if used == 0 {
+        let left = free.len();
+        buffer.datagram(left)
+    }
+
+    /// What has come already.
+    fn receive_now<'a>(&mut self, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
+        let mut free = buffer.erased();
+        self.socket
+            .socket_ref()
+            .recv(&mut free, libc::MSG_DONTWAIT)?;
+        let left = free.len();
+        buffer.datagram(left)
+    }
+}
+
+/// The receive buffer had no room for an answer, or the kernel no memory.
+fn answers_were_lost(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Room for one datagram. A state tells its key, so what was received is erased before the next and at
+/// the end: by words, and not what was never written, because an answer of 36 bytes comes to each
+/// request.
+struct Buffer {
+    words: Vec<u64>,
+    used: usize,
+}
+
+impl Buffer {
+    fn new() -> Self {
+        Self {
+            words: vec![0; RECEIVE_LEN / size_of::<u64>()],
+            used: 0,
+        }
+    }
+
+    fn erase(&mut self) {
+        self.words[..self.used.div_ceil(size_of::<u64>())].zeroize();
+        self.used = 0;
+    }
+
+    fn erased(&mut self) -> &mut [u8] {
+        self.erase();
+        bytemuck::cast_slice_mut(&mut self.words)
+    }
+
+    /// What was received, if it left so much free.
+    fn datagram(&mut self, left: usize) -> io::Result<&[u8]> {
+        self.used = RECEIVE_LEN - left;
+        if self.used == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(&buffer[..used])
+        Ok(&bytemuck::cast_slice(&self.words)[..self.used])
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.erase();
     }
 }
 
@@ -282,7 +370,42 @@ fn acknowledgement(message: &Message<'_>) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::policies, *};
+    use crate::{daemon::node::testing::in_namespace, dataplane::objects::PolicyKey};
+
+    #[test]
+    fn what_was_received_is_erased_before_the_next_and_no_more_than_that_is_touched() {
+        let mut buffer = Buffer::new();
+        buffer.erased()[..9].fill(0x5a);
+        assert_eq!(buffer.datagram(RECEIVE_LEN - 9).unwrap(), [0x5a; 9]);
+        assert!(buffer.erased().iter().all(|byte| *byte == 0));
+        assert!(buffer.datagram(RECEIVE_LEN).is_err());
+    }
+
+    #[test]
+    fn requests_whose_answers_found_no_room_are_asked_again() {
+        in_namespace(async {
+            let mut socket = Socket::open().unwrap();
+            // Room for a few answers.
+            socket.socket.socket_ref().set_rx_buf_sz(1_u32).unwrap();
+            let key = |mark| PolicyKey {
+                source: "192.0.2.1".parse().unwrap(),
+                destination: None,
+                udp_port: Some(4789),
+                mark,
+                mark_mask: u32::MAX,
+            };
+            let requests = (0..100).map(|mark| policies::delete(&key(mark)).request);
+            let answers = socket.transact(requests.collect()).await;
+            assert_eq!(answers.len(), 100);
+            for answer in answers {
+                let Err(Refusal::Kernel { errno, .. }) = answer else {
+                    panic!("there is no such policy");
+                };
+                assert_eq!(errno.raw_os_error(), Some(libc::ENOENT));
+            }
+        });
+    }
 
     #[test]
     fn refusal_says_what_the_kernel_said_and_nothing_of_the_request() {

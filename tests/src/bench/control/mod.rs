@@ -3,6 +3,7 @@
 
 mod attach;
 mod remote;
+mod rotation;
 mod times;
 
 use std::{
@@ -28,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, clap::Args)]
 pub struct Control {
     /// Remote endpoints of a plain network on one peer
-    #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 10_000, 100_000])]
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [100, 1000, 10_000, 100_000])]
     pub endpoints: Vec<u32>,
     /// Peers of an encrypted network, each with two SAs; needs ESP
     #[arg(long, value_delimiter = ',')]
@@ -42,7 +43,13 @@ pub struct Control {
     /// Remote endpoints that come at once, on a thousand peers
     #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [1000, 50_000])]
     pub remote: Vec<u32>,
-    /// How often they come
+    /// Peers whose SAs are staged, switched to and retired; needs ESP
+    #[arg(long, value_delimiter = ',')]
+    pub rotate: Vec<u32>,
+    /// SAs of each of them in each direction
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub lanes: u8,
+    /// How often endpoints come, or SAs are replaced
     #[arg(long, default_value_t = 5)]
     pub rounds: u32,
 }
@@ -54,6 +61,9 @@ pub fn control(options: &Control) -> Result<()> {
     }
     for &count in &options.remote {
         remote::measure(count, options.rounds)?;
+    }
+    for &count in &options.rotate {
+        rotation::measure(count, options.lanes, options.rounds)?;
     }
     for &count in &options.endpoints {
         let mut lab = lab(false)?;
