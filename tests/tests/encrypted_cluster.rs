@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use overlay_tests::{
     cluster::{Cluster, SETTLE, nodes, previous_release},
     lab::{
@@ -217,6 +217,33 @@ const STRUCK: u32 = 2;
 const SLEEPER: u32 = 4;
 
 impl Event {
+    /// Those that `OVERLAY_EVENTS` names, `all`, or two: each takes an emulated host more than a minute.
+    fn chosen() -> Result<Vec<Self>> {
+        let named = std::env::var("OVERLAY_EVENTS").ok();
+        let named = named.as_deref().unwrap_or("updated,leader");
+        if named == "all" {
+            return Ok([
+                Self::Updated,
+                Self::ManagerLost,
+                Self::LeaderChanged,
+                Self::Killed,
+            ]
+            .into());
+        }
+        named
+            .split(',')
+            .map(|name| match name {
+                "updated" => Ok(Self::Updated),
+                "manager" => Ok(Self::ManagerLost),
+                "leader" => Ok(Self::LeaderChanged),
+                "killed" => Ok(Self::Killed),
+                _ => bail!(
+                    "OVERLAY_EVENTS names `{name}`: use updated, manager, leader, killed, or all"
+                ),
+            })
+            .collect()
+    }
+
     /// Lets it happen; the agent that is to be started in the next step.
     fn happen(self, cluster: &mut Cluster) -> Result<Option<u32>> {
         match self {

@@ -149,6 +149,16 @@ impl Host {
         })
     }
 
+    /// Keys come from a cluster's epochs, and not from a file, from now on.
+    pub const fn keys_are_of_epochs(&mut self) {
+        self.ledger.are_of_epochs();
+    }
+
+    /// No SA of an epoch that was in use is wanted any longer.
+    pub fn end_epoch(&self) -> Result<(), HostError> {
+        Ok(self.ledger.end_epoch()?)
+    }
+
     /// Takes over the programs that are there, so that this process alone may change them. There may
     /// be none: then a step loads them.
     pub fn take_over(&mut self) -> Result<(), HostError> {

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use overlay_ebpf::abi::Epoch;
+
 use super::{DataPath, Found, News, Orders, Outcome, held};
 use crate::{
     dataplane::{
@@ -58,6 +60,8 @@ pub struct HostPath {
     /// What was wanted before may have left something.
     unsettled: bool,
     last: Option<LastDesired>,
+    /// Of the SAs that were last wanted.
+    oldest_epoch: Option<Epoch>,
     problem: Option<String>,
 }
 
@@ -79,6 +83,7 @@ impl HostPath {
             record_since: None,
             unsettled: true,
             last: None,
+            oldest_epoch: None,
             problem: None,
         }
     }
@@ -89,8 +94,10 @@ impl HostPath {
             .as_ref()
             .map(LastDesired::settings)
             .unwrap_or_default();
-        Host::open(self.directories.clone(), &desired.settings, &before)
-            .map_err(|error| error.to_string())
+        let mut host = Host::open(self.directories.clone(), &desired.settings, &before)
+            .map_err(|error| error.to_string())?;
+        host.keys_are_of_epochs();
+        Ok(host)
     }
 
     /// Wants `desired`, whatever its settings.
@@ -140,6 +147,25 @@ impl HostPath {
         if let Err(error) = self.record() {
             tracing::warn!(%error, "`overlay dataplane show` goes by what was wanted earlier");
         }
+    }
+
+    /// The kernel has had its chance with each key.
+    fn forget_keys(&mut self) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        keeper.forget_keys();
+        let oldest = oldest_epoch(keeper.desired());
+        if oldest.is_none() || oldest == self.oldest_epoch {
+            return;
+        }
+        if oldest > self.oldest_epoch
+            && self.oldest_epoch.is_some()
+            && let Err(error) = keeper.host().end_epoch()
+        {
+            tracing::warn!(%error, "the ledger of used keys grows longer than it need be");
+        }
+        self.oldest_epoch = oldest;
     }
 
     /// What an attempt came to.
@@ -224,7 +250,7 @@ impl HostPath {
             Ok(report) => {
                 self.checked = Instant::now();
                 self.problem = None;
-                keeper.forget_keys();
+                self.forget_keys();
                 if self.unsettled && report.failed.is_empty() && !report.interrupted {
                     self.unsettled = false;
                     self.record_since.get_or_insert_with(Instant::now);
@@ -257,6 +283,12 @@ impl HostPath {
             Err(error) => tracing::warn!(%error, "cannot read what the SAs have carried"),
         }
     }
+}
+
+/// The oldest epoch of which an SA is wanted.
+fn oldest_epoch(desired: &DataPlane) -> Option<Epoch> {
+    let sas = desired.peers.values().flat_map(|peer| &peer.sas);
+    sas.map(|sa| sa.epoch).min()
 }
 
 /// The host-side device of the endpoint that a step is of.
@@ -305,7 +337,7 @@ impl DataPath for HostPath {
         match keeper.follow(|| orders.closed(), &mut told).await {
             Ok(Some(report)) if report.failed.is_empty() => {
                 self.problem = None;
-                keeper.forget_keys();
+                self.forget_keys();
                 if !report.done.is_empty() {
                     // It is looked at once more, as soon as nothing else is to be done.
                     self.pace.heard(self.start.elapsed());
