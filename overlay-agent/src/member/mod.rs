@@ -620,7 +620,7 @@ impl Member {
             Key::Ephemeral { .. } => {
                 if let Some(Body::Ephemeral(record)) = self.gossip.store().get(owner, &key) {
                     // Of a node that shares no network with this one: given again if it comes to.
-                    let _unpaired = self.rotation.record(owner, record, now);
+                    let _unpaired = self.rotation.record(owner, &record, now);
                 }
             }
             Key::Node | Key::Floor => {}
@@ -676,7 +676,7 @@ impl Member {
                 Body::Endpoint(endpoint) if owner != me => Some((owner, endpoint)),
                 _ => None,
             })
-            .chain(remembered.map(|(owner, endpoint)| (*owner, endpoint)));
+            .chain(remembered.cloned());
         let (believed, doubts) = claims::judge(&self.view, &self.believed, &own, told);
         let news = doubts.iter().filter(|doubt| !self.doubted.contains(doubt));
         self.actions.extend(news.cloned().map(Action::Doubt));

@@ -2,6 +2,7 @@
 //! takes to take over, and what memory that holds.
 
 mod attach;
+mod members;
 mod remote;
 mod times;
 
@@ -42,7 +43,13 @@ pub struct Control {
     /// Remote endpoints that come at once, on a thousand peers
     #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [1000, 50_000])]
     pub remote: Vec<u32>,
-    /// How often they come
+    /// Members with 50 endpoints each, whose records come by gossip
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [1000])]
+    pub members: Vec<u32>,
+    /// Their network is encrypted. Where the kernel has no ESP it stays closed, and all but the SAs is there
+    #[arg(long)]
+    pub encrypted: bool,
+    /// How often remote endpoints come
     #[arg(long, default_value_t = 5)]
     pub rounds: u32,
 }
@@ -54,6 +61,9 @@ pub fn control(options: &Control) -> Result<()> {
     }
     for &count in &options.remote {
         remote::measure(count, options.rounds)?;
+    }
+    for &count in &options.members {
+        members::measure(count, options.encrypted)?;
     }
     for &count in &options.endpoints {
         let mut lab = lab(false)?;

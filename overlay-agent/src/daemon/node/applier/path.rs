@@ -22,6 +22,7 @@ use crate::{
         keeper::{Keeper, Told, Unfinished, next_look},
         monitor::Monitor,
     },
+    memory,
     state::last_desired::LastDesired,
 };
 
@@ -35,6 +36,8 @@ const QUIET: Duration = Duration::from_millis(250);
 const OVERDUE: Duration = Duration::from_secs(30);
 /// From a change to the record of what is wanted, which `overlay dataplane show` reads.
 const RECORD: Duration = Duration::from_millis(500);
+/// From the last work on what is wanted to giving back the memory of its copies.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 /// Between two looks at what the SAs have carried.
 const USAGE: Duration = Duration::from_secs(20);
 
@@ -55,6 +58,8 @@ pub struct HostPath {
     followed: Instant,
     /// What is wanted is not as it is on record, since then.
     record_since: Option<Instant>,
+    /// There was work since memory was given back.
+    give_back_at: Option<Instant>,
     /// What was wanted before may have left something.
     unsettled: bool,
     last: Option<LastDesired>,
@@ -77,6 +82,7 @@ impl HostPath {
             checked: now,
             followed: now,
             record_since: None,
+            give_back_at: None,
             unsettled: true,
             last: None,
             problem: None,
@@ -122,6 +128,7 @@ impl HostPath {
     /// Writes down what is wanted, without its keys.
     fn record(&mut self) -> Result<(), String> {
         self.record_since = None;
+        self.worked();
         let Some(keeper) = &self.keeper else {
             return Ok(());
         };
@@ -132,8 +139,12 @@ impl HostPath {
         }
         next.write(&self.directories.run)
             .map_err(|error| error.to_string())?;
-        self.last = Some(next);
+        self.last = Some(next.settings_alone());
         Ok(())
+    }
+
+    fn worked(&mut self) {
+        self.give_back_at = Some(Instant::now() + GIVE_BACK);
     }
 
     fn recorded(&mut self) {
@@ -223,6 +234,7 @@ impl HostPath {
         match checked {
             Ok(report) => {
                 self.checked = Instant::now();
+                self.give_back_at = Some(self.checked + GIVE_BACK);
                 self.problem = None;
                 keeper.forget_keys();
                 if self.unsettled && report.failed.is_empty() && !report.interrupted {
@@ -274,7 +286,8 @@ impl DataPath for HostPath {
     async fn take_over(&mut self) -> Result<Found, String> {
         // Before the first observation: what changes after it is heard of.
         self.monitor = Some(Monitor::open().map_err(|error| error.to_string())?);
-        self.last = LastDesired::read(&self.directories.run).map_err(|error| error.to_string())?;
+        let last = LastDesired::read(&self.directories.run).map_err(|error| error.to_string())?;
+        self.last = last.map(LastDesired::settings_alone);
         let initial = self.initial.clone();
         let mut host = self.open(&initial)?;
         host.take_over().map_err(|error| error.to_string())?;
@@ -289,6 +302,7 @@ impl DataPath for HostPath {
         orders: &Orders,
         tell: &mut dyn FnMut(News),
     ) -> Outcome {
+        self.worked();
         if let Err(error) = self.want(desired) {
             tracing::error!(%error, "the data path stays as it is");
             self.problem = Some(error);
@@ -336,6 +350,7 @@ impl DataPath for HostPath {
             };
             let check_at = quiet.max(self.start + self.pace.due());
             let look_at = quiet.max(self.look_at);
+            let give_back_at = self.give_back_at;
             let monitor = async {
                 match &mut self.monitor {
                     Some(monitor) => monitor.changed().await,
@@ -362,6 +377,15 @@ impl DataPath for HostPath {
                         None => pending().await,
                     }
                 } => self.recorded(),
+                () = async {
+                    match give_back_at {
+                        Some(due) => tokio::time::sleep_until(at(due)).await,
+                        None => pending().await,
+                    }
+                } => {
+                    self.give_back_at = None;
+                    memory::give_back();
+                }
                 heard = monitor => match heard {
                     Ok(origin) => {
                         tracing::trace!(%origin, "heard of a change");
