@@ -51,6 +51,7 @@ impl Detail {
                 "--peers=100,1000",
                 "--local",
                 "--remote",
+                "--members",
             ]),
         }
     }
