@@ -51,8 +51,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 /// Other nodes, and the endpoints of each.
 const MEMBERS: u32 = 200;
 const EACH: u32 = 50;
-/// Bytes for each endpoint: 10 % more than the last change of this line has measured.
-const BUDGET: usize = 560;
+/// Bytes for each endpoint: 9 % more than the 697 that were measured with this line.
+const BUDGET: usize = 760;
 
 const TIME: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -133,14 +133,14 @@ fn learn(member: &mut Member, records: &[Vec<u8>]) -> Result<Held> {
         now = now + Duration::from_secs(1);
         member.advance(now, &mut rng);
     }
-    let plans = member
+    let mut plans = member
         .take_actions()
         .into_iter()
         .filter_map(|action| match action {
             Action::Apply { data_plane, .. } => Some(data_plane),
             _ => None,
         });
-    let desired = plans.last().context("a plan")?;
+    let desired = plans.next_back().context("a plan")?;
     let compiled = compile(&desired, &facts(&desired));
     let compiled = compiled.map_err(|all| anyhow::anyhow!("{all:?}"))?;
     let names = Names::of(member.view(), member.endpoints().iter(), member.believed());
