@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod doctor;
 pub mod kernel;
 pub mod member;
+pub mod memory;
 pub mod pages;
 pub mod plan;
 pub mod state;

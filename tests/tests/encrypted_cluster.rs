@@ -314,12 +314,7 @@ fn whatever_happens_in_whichever_step_of_a_rotation_nothing_is_lost() -> Result<
         .map(|node| xfrm_errors(&cluster, node))
         .collect::<Result<_>>()?;
     let capture = cluster.lab.capture()?;
-    for event in [
-        Event::Updated,
-        Event::ManagerLost,
-        Event::LeaderChanged,
-        Event::Killed,
-    ] {
+    for event in Event::chosen()? {
         let before = cluster.epoch(1)?;
         let mut away = None;
         for (epoch, phases) in [

@@ -408,6 +408,22 @@ fn nobody_but_root_and_the_group_asks_the_agent() -> Result<()> {
     Ok(())
 }
 
+/// What `agent_memory` is for many endpoints, for none: 10 % more than was measured with this line.
+#[test]
+fn an_agent_with_one_endpoint_holds_little() -> Result<()> {
+    const BUDGET: u64 = 28 << 20;
+    let mut cluster = Cluster::up(nodes(&["a"]))?;
+    connected(&mut cluster, &["a"])?;
+    eventually(SETTLE, || {
+        let memory = cluster.agent(1)?.memory()?;
+        ensure!(
+            memory <= BUDGET,
+            "the agent holds {memory} bytes: find what grew, or raise the budget and docs/benchmarks/control.md"
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn a_storm_of_joins_is_answered() -> Result<()> {
     const NODES: u32 = 6;

@@ -8,7 +8,7 @@ use super::{
     config::{Config, DEFAULT_PATH},
     logging::Logging,
 };
-use crate::pages;
+use crate::{memory, pages};
 
 /// The daemon of the encrypted overlay network.
 #[derive(Debug, Parser)]
@@ -98,6 +98,7 @@ fn run(path: Option<PathBuf>, config: Config) -> ExitCode {
         eprintln!("overlay-agent: {error}");
         ExitCode::from(HOST)
     };
+    memory::set_up();
     let logging = match Logging::start(&config.log) {
         Ok(logging) => logging,
         Err(error) => return fails(&error),

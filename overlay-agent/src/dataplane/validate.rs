@@ -2,13 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use overlay_ebpf::abi::{Lane, MacAddr, PeerIndex, Slot, Vni};
 
 use super::{
-    desired::{DataPlane, Direction, Keying, LocalEndpoint, NetnsRef, Peer, Route, Settings},
+    desired::{
+        DataPlane, Direction, Keying, LocalEndpoint, NetnsRef, Peer, RemoteEndpoint, Route,
+        Settings,
+    },
     key_id::KeyId,
     problem::{Problem, Subject},
 };
@@ -453,17 +457,35 @@ fn keys(desired: &DataPlane, errors: &mut Vec<Invalid>) {
     }
 }
 
-/// MACs and addresses of the endpoints, each with the first endpoint that claims it.
-#[derive(Default)]
-struct Claims {
-    macs: BTreeMap<(Vni, MacAddr), String>,
-    addresses: BTreeMap<(Vni, IpAddr), String>,
+/// An endpoint, named where something is wrong with it: there are tens of thousands.
+#[derive(Clone, Copy)]
+enum Who<'a> {
+    Local(&'a LocalEndpoint),
+    Remote(&'a RemoteEndpoint),
 }
 
-impl Claims {
+impl fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(local) => write!(f, "endpoint {}", local.name),
+            Self::Remote(remote) => {
+                write!(f, "remote endpoint {} on peer {}", remote.mac, remote.peer)
+            }
+        }
+    }
+}
+
+/// MACs and addresses of the endpoints, each with the last endpoint that claims it.
+#[derive(Default)]
+struct Claims<'a> {
+    macs: BTreeMap<(Vni, MacAddr), Who<'a>>,
+    addresses: BTreeMap<(Vni, IpAddr), Who<'a>>,
+}
+
+impl<'a> Claims<'a> {
     fn claim(
         &mut self,
-        (vni, mac, who): (Vni, MacAddr, &str),
+        (vni, mac, who): (Vni, MacAddr, Who<'a>),
         addresses: impl Iterator<Item = IpAddr>,
         errors: &mut Vec<Invalid>,
     ) {
@@ -476,17 +498,17 @@ impl Claims {
         };
         if let Some(what) = what {
             errors.push(Invalid::EndpointMac {
-                endpoint: who.to_owned(),
+                endpoint: who.to_string(),
                 mac,
                 what,
             });
         }
-        if let Some(first) = self.macs.insert((vni, mac), who.to_owned()) {
+        if let Some(first) = self.macs.insert((vni, mac), who) {
             errors.push(Invalid::DuplicateMac {
                 vni,
                 mac,
-                first,
-                second: who.to_owned(),
+                first: first.to_string(),
+                second: who.to_string(),
             });
         }
         for address in addresses {
@@ -500,16 +522,16 @@ impl Claims {
                 || address.is_loopback()
             {
                 errors.push(Invalid::EndpointAddress {
-                    endpoint: who.to_owned(),
+                    endpoint: who.to_string(),
                     address,
                 });
             }
-            if let Some(first) = self.addresses.insert((vni, address), who.to_owned()) {
+            if let Some(first) = self.addresses.insert((vni, address), who) {
                 errors.push(Invalid::DuplicateAddress {
                     vni,
                     address,
-                    first,
-                    second: who.to_owned(),
+                    first: first.to_string(),
+                    second: who.to_string(),
                 });
             }
         }
@@ -521,15 +543,15 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
     let mut interfaces = BTreeMap::new();
     let mut destinations = connected(desired);
     for local in &desired.local_endpoints {
-        let who = format!("endpoint {}", local.name);
-        known_network(desired, local.vni, &who, errors);
+        let who = Who::Local(local);
+        known_network(desired, local.vni, who, errors);
         let addresses = local.addresses.iter().map(|&(address, _)| address);
-        claims.claim((local.vni, local.mac, &who), addresses, errors);
+        claims.claim((local.vni, local.mac, who), addresses, errors);
         for &(address, length) in &local.addresses {
             let most = if address.is_ipv4() { 32 } else { 128 };
             if length > most {
                 errors.push(Invalid::PrefixLength {
-                    endpoint: who.clone(),
+                    endpoint: who.to_string(),
                     address,
                     length,
                     most,
@@ -538,7 +560,7 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
         }
         if !is_interface_name(&local.interface) {
             errors.push(Invalid::InterfaceName {
-                endpoint: who.clone(),
+                endpoint: who.to_string(),
                 interface: local.interface.clone(),
             });
         }
@@ -552,8 +574,8 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
         routes(local, &mut destinations, errors);
     }
     for remote in &desired.remote_endpoints {
-        let who = format!("remote endpoint {} on peer {}", remote.mac, remote.peer);
-        known_network(desired, remote.vni, &who, errors);
+        let who = Who::Remote(remote);
+        known_network(desired, remote.vni, who, errors);
         if !desired.peers.contains_key(&remote.peer) {
             errors.push(Invalid::UnknownPeer {
                 vni: remote.vni,
@@ -562,7 +584,7 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
             });
         }
         claims.claim(
-            (remote.vni, remote.mac, &who),
+            (remote.vni, remote.mac, who),
             remote.addresses.iter().copied(),
             errors,
         );
@@ -665,10 +687,10 @@ fn network_of(address: IpAddr, length: u8) -> IpAddr {
     }
 }
 
-fn known_network(desired: &DataPlane, vni: Vni, who: &str, errors: &mut Vec<Invalid>) {
+fn known_network(desired: &DataPlane, vni: Vni, who: Who<'_>, errors: &mut Vec<Invalid>) {
     if !desired.networks.contains_key(&vni) {
         errors.push(Invalid::UnknownNetwork {
-            what: who.to_owned(),
+            what: who.to_string(),
             vni,
         });
     }

@@ -6,7 +6,7 @@ use overlay_ebpf::abi::{Config, Location};
 
 use super::{
     addresses,
-    bpf::{ObservedMaps, Pinned},
+    bpf::{MapsDigest, ObservedMaps, Pinned},
     endpoint_link, firewall,
     host::{Host, HostError, Programs},
     links, neighbours, sysctl,
@@ -77,7 +77,7 @@ pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
 pub struct Untold {
     sysctls: BTreeMap<String, String>,
     attachments: std::collections::BTreeSet<crate::dataplane::objects::Attachment>,
-    maps: Option<ObservedMaps>,
+    maps: Option<MapsDigest>,
 }
 
 /// Cheap enough to be looked at several times a second, to be compared with the last look. It may be
@@ -91,7 +91,7 @@ pub async fn untold(host: &Host) -> Result<Untold, HostError> {
             Some(pinned) => pinned.watch_attachments().await?,
             None => Default::default(),
         },
-        maps: pinned.map(Pinned::observe_maps).transpose()?,
+        maps: pinned.map(Pinned::digest_maps).transpose()?,
     })
 }
 

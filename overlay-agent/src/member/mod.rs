@@ -133,6 +133,8 @@ pub struct Member {
     claims_changed: bool,
     /// If others' alone, they are looked at then: they come in bursts.
     claims_due: Option<Instant>,
+    /// With whom this node shares a network may have changed.
+    pairs_changed: bool,
     /// The data plane may have changed.
     plan_changed: bool,
     actions: Vec<Action>,
@@ -223,6 +225,7 @@ impl Member {
             revision: 0,
             claims_changed: true,
             claims_due: None,
+            pairs_changed: false,
             plan_changed: true,
             actions: Vec::new(),
         })
@@ -271,7 +274,7 @@ impl Member {
                 .detach(&self.view, &network, &endpoint.name, now);
             return Err(error.into());
         }
-        self.judge_at_once();
+        self.own_changed(&endpoint);
         self.settle(now, rng);
         Ok(endpoint)
     }
@@ -290,7 +293,7 @@ impl Member {
             mac: endpoint.mac,
         };
         let withdrawn = self.gossip.withdraw(now, key);
-        self.judge_at_once();
+        self.own_changed(&endpoint);
         let actions = withdrawn?;
         self.gossiped(actions, now);
         self.settle(now, rng);
@@ -557,6 +560,18 @@ impl Member {
         self.settle(now, rng);
     }
 
+    /// An endpoint of this node came or went. What others tell is judged again only where they claim its MAC:
+    /// that takes the longer the more they tell.
+    fn own_changed(&mut self, endpoint: &LocalEndpoint) {
+        let of = (endpoint.vni, endpoint.mac);
+        let believed = |(_, endpoint): (_, &Endpoint)| (endpoint.vni, endpoint.mac) == of;
+        let doubted = |doubt: &Doubt| (doubt.vni, doubt.mac) == of;
+        if self.believed.endpoints().any(believed) || self.doubted.iter().any(doubted) {
+            self.judge_at_once();
+        }
+        self.pairs_changed = true;
+    }
+
     fn judge_at_once(&mut self) {
         self.claims_changed = true;
         self.claims_due = None;
@@ -620,7 +635,7 @@ impl Member {
             Key::Ephemeral { .. } => {
                 if let Some(Body::Ephemeral(record)) = self.gossip.store().get(owner, &key) {
                     // Of a node that shares no network with this one: given again if it comes to.
-                    let _unpaired = self.rotation.record(owner, record, now);
+                    let _unpaired = self.rotation.record(owner, &record, now);
                 }
             }
             Key::Node | Key::Floor => {}
@@ -637,6 +652,9 @@ impl Member {
             self.claims_changed = false;
             self.claims_due = None;
             self.judge();
+            self.pairs_changed = true;
+        }
+        if std::mem::take(&mut self.pairs_changed) {
             self.pair(now, rng);
             self.plan_changed = true;
         }
@@ -676,7 +694,7 @@ impl Member {
                 Body::Endpoint(endpoint) if owner != me => Some((owner, endpoint)),
                 _ => None,
             })
-            .chain(remembered.map(|(owner, endpoint)| (*owner, endpoint)));
+            .chain(remembered.cloned());
         let (believed, doubts) = claims::judge(&self.view, &self.believed, &own, told);
         let news = doubts.iter().filter(|doubt| !self.doubted.contains(doubt));
         self.actions.extend(news.cloned().map(Action::Doubt));

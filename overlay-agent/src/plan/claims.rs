@@ -7,26 +7,28 @@
 //! MACs are leased to nobody. The default, `02:42:` and an IPv4 address, belongs to who has that
 //! address. Any other belongs to who has it already, and else to the claimant of the lowest index.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use overlay_cluster::{gossip::record::Endpoint, id::NodeId, log::view::View};
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
 
-/// Endpoints of other nodes that are believed, by owner, network and MAC.
+/// Endpoints of other nodes that are believed, by owner, network and MAC. Clones are the same ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Believed {
-    endpoints: BTreeMap<(NodeId, Vni, MacAddr), Endpoint>,
+    /// Ascending by [`place`].
+    endpoints: Arc<[(NodeId, Endpoint)]>,
+}
+
+/// Owner, network and MAC.
+fn place((owner, endpoint): &(NodeId, Endpoint)) -> (NodeId, Vni, MacAddr) {
+    (*owner, endpoint.vni, endpoint.mac)
 }
 
 impl Believed {
     pub fn endpoints(&self) -> impl Iterator<Item = (&NodeId, &Endpoint)> {
         self.endpoints
             .iter()
-            .map(|((owner, _, _), endpoint)| (owner, endpoint))
+            .map(|(owner, endpoint)| (owner, endpoint))
     }
 
     pub fn len(&self) -> usize {
@@ -38,7 +40,8 @@ impl Believed {
     }
 
     fn holds(&self, owner: &NodeId, vni: Vni, mac: MacAddr) -> bool {
-        self.endpoints.contains_key(&(*owner, vni, mac))
+        let wanted = (*owner, vni, mac);
+        self.endpoints.binary_search_by_key(&wanted, place).is_ok()
     }
 }
 
@@ -83,19 +86,29 @@ impl fmt::Display for Doubt {
 }
 
 /// Who claims a MAC, and for what.
-type Claim<'a> = (PeerIndex, NodeId, &'a Endpoint);
+struct Claim {
+    index: PeerIndex,
+    owner: NodeId,
+    endpoint: Endpoint,
+}
+
+impl Claim {
+    fn of(&self) -> (Vni, MacAddr) {
+        (self.endpoint.vni, self.endpoint.mac)
+    }
+}
 
 /// Sorts what other nodes tell of. `before` is what was believed last; `own` are the MACs of this
 /// node's endpoints. Records of nodes that do not take part, of this node, and of networks that this
 /// node does not see are passed over in silence: they may come before the log does.
-pub fn judge<'a>(
+pub fn judge(
     view: &View,
     before: &Believed,
     own: &BTreeSet<(Vni, MacAddr)>,
-    told: impl IntoIterator<Item = (NodeId, &'a Endpoint)>,
+    told: impl IntoIterator<Item = (NodeId, Endpoint)>,
 ) -> (Believed, Vec<Doubt>) {
     let mut doubts = Vec::new();
-    let mut claims: BTreeMap<(Vni, MacAddr), Vec<Claim<'_>>> = BTreeMap::new();
+    let mut claims: Vec<Claim> = Vec::new();
     for (owner, endpoint) in told {
         let Some(peer) = view.peers.get(&owner).filter(|_| owner != view.node) else {
             continue;
@@ -125,34 +138,44 @@ pub fn judge<'a>(
             });
             continue;
         }
-        let claim = (peer.index, owner, endpoint);
-        claims.entry((vni, mac)).or_default().push(claim);
+        claims.push(Claim {
+            index: peer.index,
+            owner,
+            endpoint,
+        });
     }
-    let mut believed = Believed::default();
-    for ((vni, mac), claimants) in claims {
-        let winner = match own.contains(&(vni, mac)) {
-            true => None,
-            false => claimants.iter().min_by_key(|(index, owner, endpoint)| {
-                let default = is_default(endpoint);
-                (!default, !before.holds(owner, vni, mac), *index)
-            }),
-        };
-        let holder = winner.map_or(view.node, |(_, owner, _)| *owner);
-        for (_, owner, endpoint) in &claimants {
-            if *owner == holder {
-                believed
-                    .endpoints
-                    .insert((*owner, vni, mac), (*endpoint).clone());
-            } else {
-                doubts.push(Doubt {
-                    owner: *owner,
-                    vni,
-                    mac,
-                    reason: Reason::MacTaken(holder),
-                });
-            }
-        }
-    }
+    claims.sort_by_key(Claim::of);
+    let winners: Vec<bool> = claims
+        .chunk_by(|one, other| one.of() == other.of())
+        .flat_map(|claimants| {
+            let (vni, mac) = claimants[0].of();
+            let winner = match own.contains(&(vni, mac)) {
+                true => None,
+                false => claimants.iter().min_by_key(|claim| {
+                    let default = is_default(&claim.endpoint);
+                    (!default, !before.holds(&claim.owner, vni, mac), claim.index)
+                }),
+            };
+            let holder = winner.map_or(view.node, |claim| claim.owner);
+            let losers = claimants.iter().filter(move |claim| claim.owner != holder);
+            doubts.extend(losers.map(|claim| Doubt {
+                owner: claim.owner,
+                vni,
+                mac,
+                reason: Reason::MacTaken(holder),
+            }));
+            claimants.iter().map(move |claim| claim.owner == holder)
+        })
+        .collect();
+    let won = claims.into_iter().zip(winners).filter(|(_, won)| *won);
+    let mut endpoints: Vec<_> = won
+        .map(|(claim, _)| (claim.owner, claim.endpoint))
+        .collect();
+    endpoints.sort_by_key(place);
+    endpoints.dedup_by_key(|known| place(known));
+    let believed = Believed {
+        endpoints: endpoints.into(),
+    };
     (believed, doubts)
 }
 

@@ -55,7 +55,7 @@ fn believe(told: &[(NodeId, Endpoint)]) -> Believed {
 }
 
 fn judged(before: &Believed, told: &[(NodeId, Endpoint)]) -> (Believed, Vec<Doubt>) {
-    let told = told.iter().map(|(owner, endpoint)| (*owner, endpoint));
+    let told = told.iter().cloned();
     judge(&view(), before, &BTreeSet::new(), told)
 }
 
@@ -278,7 +278,7 @@ fn no_node_takes_the_mac_of_an_endpoint_of_ours() {
     let mac = MacAddr([2, 9, 9, 9, 9, 9]);
     let thief = (id(2), endpoint(BLUE, ip(BLUE, 2, 1), mac));
     let own = BTreeSet::from([(vni(BLUE), mac)]);
-    let told = [(thief.0, &thief.1)];
+    let told = [thief];
     let (believed, doubts) = judge(&view(), &Believed::default(), &own, told);
     assert!(believed.is_empty());
     assert_eq!(doubts[0].reason, Reason::MacTaken(id(1)));

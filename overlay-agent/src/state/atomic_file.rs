@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::Write as _,
+    io::{self, BufWriter, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
@@ -20,6 +20,14 @@ pub fn create_directory(path: &Path) -> Result<(), StateError> {
 
 /// Replaces a file's content, durably, mode 0600.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), StateError> {
+    replace_with(path, |file| file.write_all(content))
+}
+
+/// The same of content that is made as it is written: it may be long.
+pub fn replace_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), StateError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     create_directory(directory)?;
     let new = path.with_extension("new");
@@ -30,14 +38,16 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), StateError> {
         }
         _ => {}
     }
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&new)
         .map_err(StateError::io("create", &new))?;
-    file.write_all(content)
-        .and_then(|()| file.sync_all())
+    let mut file = BufWriter::new(file);
+    write(&mut file)
+        .and_then(|()| file.flush())
+        .and_then(|()| file.get_ref().sync_all())
         .map_err(StateError::io("write", &new))?;
     fs::rename(&new, path).map_err(StateError::io("replace", path))?;
     sync_directory(directory)

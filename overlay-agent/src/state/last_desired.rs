@@ -90,6 +90,23 @@ impl LastDesired {
         self
     }
 
+    /// The settings alone, by which objects are found: all that an agent keeps in memory of what it wrote.
+    #[must_use]
+    pub fn settings_alone(self) -> Self {
+        let Self { file, before, .. } = self;
+        Self {
+            file: File {
+                networks: Vec::new(),
+                peers: Vec::new(),
+                endpoints: Vec::new(),
+                remote_endpoints: Vec::new(),
+                ..file
+            },
+            sas: Vec::new(),
+            before,
+        }
+    }
+
     /// All settings whose objects may be there, those of this data plane first.
     pub fn settings(&self) -> Vec<desired::Settings> {
         std::iter::once(&self.file.settings)
@@ -143,12 +160,9 @@ impl LastDesired {
 
     pub fn write(&self, run_dir: &Path) -> Result<(), StateError> {
         let path = Self::path(run_dir);
-        let text = serde_json::to_vec_pretty(self).map_err(|error| StateError::Content {
-            path: path.clone(),
-            reason: error.to_string(),
-            remedy: "report this",
-        })?;
-        atomic_file::replace(&path, &text)
+        atomic_file::replace_with(&path, |file| {
+            serde_json::to_writer_pretty(file, self).map_err(Into::into)
+        })
     }
 
     pub fn remove(run_dir: &Path) -> Result<(), StateError> {

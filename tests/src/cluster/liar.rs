@@ -238,7 +238,7 @@ async fn say(connection: &mut Connection, message: Vec<u8>) -> Result<Vec<u8>> {
 }
 
 /// A message of anti-entropy that brings records, as it is on the wire.
-fn brought(records: &[Vec<u8>]) -> Vec<u8> {
+pub fn brought(records: &[Vec<u8>]) -> Vec<u8> {
     /// A version byte, then the third kind of question: records, and listings of none.
     #[derive(Serialize)]
     struct Versions<'a> {

@@ -11,7 +11,7 @@ use hickory_proto::{
 };
 use overlay_agent::daemon::dns::{
     answer::{MAX_UDP, Query, Transport, Verdict, decide},
-    names::Names,
+    names::{Gathered, Names},
     upstream::{self, of_resolv_conf},
 };
 use overlay_ebpf::abi::Vni;
@@ -37,7 +37,7 @@ fn names() -> &'static Names {
 }
 
 fn made_names() -> Names {
-    let mut names = Names::default();
+    let mut names = Gathered::default();
     let subnets = ["10.0.0.0/16", "fd00::/64"].map(|net| net.parse().expect("a subnet"));
     names.network(vni(), "blue", subnets);
     names.add(vni(), "web", (1..200).map(|n| [10, 0, 0, n].into()));
@@ -46,7 +46,7 @@ fn made_names() -> Names {
         "web",
         (1..200).map(|n| [0xfd00, 0, 0, 0, 0, 0, 0, n].into()),
     );
-    names
+    names.done()
 }
 
 /// A query from a container: what comes back is no query, no longer than the client takes, and of the

@@ -13,7 +13,7 @@ use hickory_proto::{
 use overlay_agent::{
     daemon::{
         config,
-        dns::{ADDRESS, Dns, DnsError, names::Names},
+        dns::{ADDRESS, Dns, DnsError, names::Gathered},
     },
     dataplane::desired::NetnsRef,
     kernel::netns::Netns,
@@ -34,8 +34,8 @@ fn vni(number: u32) -> Vni {
 }
 
 /// `web` is an endpoint of both networks, `db` one of green.
-fn names() -> Names {
-    let mut names = Names::default();
+fn names() -> Gathered {
+    let mut names = Gathered::default();
     for (number, name, subnet) in [
         (4096, "blue", "10.0.9.0/24"),
         (4097, "green", "10.0.10.0/24"),
@@ -62,7 +62,7 @@ fn start(upstream: Option<SocketAddr>) -> Dns {
         upstream: vec![upstream.to_string().try_into().unwrap()],
     };
     let dns = Dns::start(&config);
-    dns.update(names());
+    dns.update(names().done());
     dns
 }
 
@@ -191,7 +191,7 @@ fn container_finds_the_names_of_its_networks_and_all_others() {
         assert_eq!(ask(&both, Over::Udp, "web.").await, found("10.0.9.2"));
         let mut names = names();
         names.add(vni(4096), "late", [[10, 0, 9, 9].into()]);
-        dns.update(names);
+        dns.update(names.done());
         assert_eq!(ask(&both, Over::Udp, "late.").await, found("10.0.9.9"));
         assert_eq!(dns.containers().await, 3);
         dns.stop().await;

@@ -53,6 +53,7 @@ impl Detail {
                 "--rounds=3",
                 "--local",
                 "--remote",
+                "--members",
             ]),
         }
     }

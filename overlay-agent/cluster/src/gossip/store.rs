@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    record::{Body, Content, Key, Node, Signed, Version},
+    record::{Body, Content, Key, Node, Record, Signed, Version},
     roster::Roster,
 };
 use crate::id::{ClusterId, NodeId};
@@ -110,8 +110,7 @@ impl Store {
     /// checks cost.
     pub fn apply(&mut self, signed: Signed, roster: &impl Roster) -> Result<Change, Refused> {
         let record = signed.record();
-        let owner = record.owner;
-        let version = record.version;
+        let (owner, version) = (record.owner, record.version);
         let key = record.content.key();
         let member = roster.key_of(owner).ok_or(Refused::Stranger(owner))?;
         let known = self.owners.get(&owner);
@@ -134,14 +133,19 @@ impl Store {
         if !signed.verify(self.cluster, member) {
             return Err(Refused::Signature(owner));
         }
-        Ok(self.insert(signed, key))
+        Ok(self.insert(signed, record))
     }
 
-    fn insert(&mut self, signed: Signed, key: Key) -> Change {
-        let name = signed.record().owner;
+    /// `record` is what `signed` says.
+    fn insert(&mut self, signed: Signed, record: Record) -> Change {
+        let Record {
+            owner: name,
+            version,
+            content,
+        } = record;
+        let key = content.key();
         let owner = self.owners.entry(name).or_default();
-        let content = signed.record().content.clone();
-        owner.newest = owner.newest.max(signed.record().version);
+        owner.newest = owner.newest.max(version);
         owner.digest ^= signed.hash();
         owner.tombstones += usize::from(matches!(content, Content::Deleted(_)));
         let mut keys = Vec::new();
@@ -160,7 +164,7 @@ impl Store {
             Entry::Occupied(mut occupied) => {
                 let old = std::mem::replace(&mut occupied.get_mut().signed, signed);
                 owner.digest ^= old.hash();
-                let old = &old.record().content;
+                let old = old.record().content;
                 owner.tombstones -= usize::from(matches!(old, Content::Deleted(_)));
                 if old.body() != content.body() {
                     keys.push(key);
@@ -170,7 +174,7 @@ impl Store {
         if let Content::Floor(floor) = content {
             // An owner that signs a lower floor later is lying; the old one holds.
             owner.floor = owner.floor.max(floor);
-            let void = |held: &mut Held| held.signed.record().version < floor;
+            let void = |held: &mut Held| held.signed.version() < floor;
             for (key, held) in owner
                 .records
                 .extract_if(.., |key, held| *key != Key::Floor && void(held))
@@ -213,26 +217,31 @@ impl Store {
     }
 
     /// What is alive of a key.
-    pub fn get(&self, owner: NodeId, key: &Key) -> Option<&Body> {
-        self.signed(owner, key)?.record().content.body()
+    pub fn get(&self, owner: NodeId, key: &Key) -> Option<Body> {
+        self.signed(owner, key)?.record().content.into_body()
+    }
+
+    /// Whether a key is alive or deleted.
+    pub fn knows(&self, owner: NodeId, key: &Key) -> bool {
+        self.signed(owner, key).is_some()
     }
 
     /// The node's own record, with the version whose generation is its start.
-    pub fn node(&self, owner: NodeId) -> Option<(Version, &Node)> {
+    pub fn node(&self, owner: NodeId) -> Option<(Version, Node)> {
         let record = self.signed(owner, &Key::Node)?.record();
-        match record.content.body()? {
+        match record.content.into_body()? {
             Body::Node(node) => Some((record.version, node)),
             Body::Endpoint(_) | Body::Ephemeral(_) => None,
         }
     }
 
     /// Everything alive.
-    pub fn bodies(&self) -> impl Iterator<Item = (NodeId, &Body)> {
+    pub fn bodies(&self) -> impl Iterator<Item = (NodeId, Body)> {
         self.owners.iter().flat_map(|(name, owner)| {
             owner
                 .records
                 .values()
-                .filter_map(|held| Some((*name, held.signed.record().content.body()?)))
+                .filter_map(|held| Some((*name, held.signed.record().content.into_body()?)))
         })
     }
 
@@ -342,10 +351,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        gossip::record::{Endpoint, Record},
-        id::Generation,
-    };
+    use crate::{gossip::record::Endpoint, id::Generation};
 
     const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
@@ -503,9 +509,9 @@ mod tests {
         let mut store = Store::new(CLUSTER);
         for n in 0..MAX_OF_OWNER as u64 {
             // Written past `apply`: signing and checking 4,096 of them shows nothing.
-            let record = signed(n, endpoint(n));
-            let key = record.record().content.key();
-            store.insert(record, key);
+            let signed = signed(n, endpoint(n));
+            let record = signed.record();
+            store.insert(signed, record);
         }
         let more = MAX_OF_OWNER as u64;
         assert_eq!(

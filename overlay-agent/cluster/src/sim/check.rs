@@ -65,7 +65,7 @@ impl Truth {
             .filter(|(owner, _)| Some(*owner) != self.liar);
         honest.all(|(owner, body)| {
             held += 1;
-            let (owner, key, bytes) = written(owner, body);
+            let (owner, key, bytes) = written(owner, &body);
             self.alive.get(&(owner, key)) == Some(&bytes)
         }) && held == self.alive.len()
     }
@@ -95,7 +95,7 @@ impl Truth {
             memory.gone.insert((owner, key, bytes));
         }
         if let Some(body) = store.get(owner, &key) {
-            let found = written(owner, body);
+            let found = written(owner, &body);
             assert!(
                 self.written.contains(&found),
                 "{now}: {owner} never wrote this {key}: {body:?}"

@@ -275,7 +275,7 @@ impl World {
         let mut actions = Vec::new();
         if let Some(gossip) = &mut self.nodes[node].gossip {
             actions = gossip.publish(now, body).expect("an honest record");
-            let body = gossip.store().get(id, &key).expect("published").clone();
+            let body = gossip.store().get(id, &key).expect("published");
             self.truth.publish(id, &body);
             if matches!(body, Body::Endpoint(_)) {
                 self.nodes[node].endpoints.insert(key, body);
@@ -341,9 +341,9 @@ impl World {
         let body = self.nodes[node]
             .gossip
             .as_ref()
-            .and_then(|gossip| gossip.store().get(owner, &key).cloned());
+            .and_then(|gossip| gossip.store().get(owner, &key));
         let has = |slot: &Slot| match &slot.gossip {
-            Some(gossip) => gossip.store().get(owner, &key) == body.as_ref(),
+            Some(gossip) => gossip.store().get(owner, &key) == body,
             None => true,
         };
         let missing: BTreeSet<_> = (0..self.nodes.len())
@@ -577,7 +577,7 @@ impl World {
         for watched in &mut self.watched {
             if watched.reached.is_none()
                 && (watched.owner, watched.key) == (owner, key)
-                && store.get(owner, &key) == watched.body.as_ref()
+                && store.get(owner, &key) == watched.body
             {
                 watched.missing.remove(&node);
                 if watched.missing.is_empty() {

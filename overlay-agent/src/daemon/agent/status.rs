@@ -98,10 +98,9 @@ impl Agent {
         problems.extend(undecided(&running, &managers));
         status.managers = Some(managers);
         status.nodes = nodes(&view, &node);
-        let local = running.node.endpoints().len();
         status.endpoints = Endpoints {
-            local,
-            remote: running.node.everybody().len().saturating_sub(local),
+            local: running.node.endpoints().len(),
+            remote: running.node.remote_endpoints(),
         };
         self.troubles(&running, &node, &mut problems);
         status.problems = problems;

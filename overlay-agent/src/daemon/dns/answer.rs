@@ -3,7 +3,7 @@
 //! Every byte of a query is somebody else's. What is not understood is refused with an empty answer of
 //! the query's size or less, and what is no query at all gets none.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use hickory_proto::{
     op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query as Question, ResponseCode},
@@ -182,10 +182,10 @@ pub fn decide(
         return refuse(ResponseCode::Refused);
     }
     if name.is_localhost() {
-        let loopback = BTreeSet::from([
+        let loopback = [
             IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
             IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-        ]);
+        ];
         return query.answer(ResponseCode::NoError, addresses(&loopback, asked, seed));
     }
     if let Some(address) = pointed(name) {
@@ -201,7 +201,7 @@ pub fn decide(
         };
     }
     match names.addresses(scope, name.iter()) {
-        Found::Ours(found) => query.answer(ResponseCode::NoError, addresses(found, asked, seed)),
+        Found::Ours(found) => query.answer(ResponseCode::NoError, addresses(&found, asked, seed)),
         // Top-level domains have names without a dot: a resolver in the container may walk the tree.
         Found::Nothing if is_of_zones(asked) => Verdict::Forward(query),
         Found::Nothing => query.answer(ResponseCode::NXDomain, []),
@@ -279,7 +279,7 @@ fn same(one: &Question, other: &Question) -> bool {
 
 /// Those of the family that is asked for, in an order that differs from seed to seed, so that each
 /// address is first as often as the others.
-fn addresses(found: &BTreeSet<IpAddr>, asked: RecordType, seed: u64) -> Vec<RData> {
+fn addresses(found: &[IpAddr], asked: RecordType, seed: u64) -> Vec<RData> {
     let mut data: Vec<_> = found
         .iter()
         .filter_map(|address| match (asked, address) {

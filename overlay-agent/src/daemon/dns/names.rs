@@ -4,10 +4,7 @@
 //! same name in two networks is two services, and who is in both finds that of the network that was
 //! attached first, or asks for `NAME.NETWORK`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use overlay_cluster::log::view::View;
@@ -24,14 +21,110 @@ pub struct Names {
     networks: BTreeMap<Vni, Network>,
 }
 
-/// The names of one network, in lower case.
+/// The names of one network, in lower case. There are tens of thousands: they stand in three
+/// allocations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Network {
     name: String,
     subnets: Vec<IpNet>,
-    addresses: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// Label of each address.
-    pointers: BTreeMap<IpAddr, String>,
+    /// All labels, one after the other.
+    text: String,
+    /// Ascending by label and address, each once.
+    labels: Vec<Named>,
+    /// Ascending by address, each once.
+    pointers: Vec<Named>,
+}
+
+/// An address and its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Named {
+    /// Where the label begins in the text, and its length.
+    start: u32,
+    length: u8,
+    address: IpAddr,
+}
+
+impl Named {
+    fn label<'a>(&self, text: &'a str) -> &'a str {
+        let start = self.start as usize;
+        &text[start..start + usize::from(self.length)]
+    }
+}
+
+impl Network {
+    fn sort(&mut self) {
+        let text = &self.text;
+        self.pointers.clone_from(&self.labels);
+        // The label that was given last counts.
+        self.pointers.reverse();
+        self.pointers.sort_by_key(|named| named.address);
+        self.pointers.dedup_by_key(|named| named.address);
+        let key = |named: &Named| (named.label(text), named.address);
+        self.labels.sort_by(|one, other| key(one).cmp(&key(other)));
+        self.labels.dedup_by(|one, other| key(one) == key(other));
+        self.text.shrink_to_fit();
+        self.labels.shrink_to_fit();
+        self.pointers.shrink_to_fit();
+    }
+
+    fn addresses(&self, label: &str) -> &[Named] {
+        let first = self
+            .labels
+            .partition_point(|named| named.label(&self.text) < label);
+        let rest = &self.labels[first..];
+        let count = rest.partition_point(|named| named.label(&self.text) == label);
+        &rest[..count]
+    }
+
+    fn pointer(&self, address: IpAddr) -> Option<&str> {
+        let at = self
+            .pointers
+            .binary_search_by_key(&address, |named| named.address);
+        Some(self.pointers[at.ok()?].label(&self.text))
+    }
+}
+
+/// Names as they are gathered.
+#[derive(Debug, Default)]
+pub struct Gathered(Names);
+
+impl Gathered {
+    /// Adds a network. Addresses of its subnets are asked of nobody else.
+    pub fn network(&mut self, vni: Vni, name: &str, subnets: impl IntoIterator<Item = IpNet>) {
+        let network = self.0.networks.entry(vni).or_default();
+        network.name = name.to_ascii_lowercase();
+        network.subnets = subnets.into_iter().collect();
+    }
+
+    /// Adds addresses to a name of a network. What is no label, and a network that was not added, is
+    /// passed over.
+    pub fn add(&mut self, vni: Vni, label: &str, addresses: impl IntoIterator<Item = IpAddr>) {
+        let Some(network) = self.0.networks.get_mut(&vni) else {
+            return;
+        };
+        let Some(length) = length_of(label.as_bytes()) else {
+            return;
+        };
+        let Ok(start) = u32::try_from(network.text.len()) else {
+            return;
+        };
+        network
+            .text
+            .extend(label.chars().map(|c| c.to_ascii_lowercase()));
+        let named = |address| Named {
+            start,
+            length,
+            address,
+        };
+        network.labels.extend(addresses.into_iter().map(named));
+    }
+
+    pub fn done(mut self) -> Names {
+        for network in self.0.networks.values_mut() {
+            network.sort();
+        }
+        self.0
+    }
 }
 
 /// What there is to a name.
@@ -51,12 +144,12 @@ impl Names {
         local: impl IntoIterator<Item = &'a LocalEndpoint>,
         remote: &Believed,
     ) -> Self {
-        let mut names = Self::default();
+        let mut names = Gathered::default();
         for endpoint in local {
             let Some(network) = view.networks.get(&endpoint.vni) else {
                 continue;
             };
-            if !names.networks.contains_key(&endpoint.vni) {
+            if !names.0.networks.contains_key(&endpoint.vni) {
                 let subnets = network.subnets.values().map(|subnet| subnet.net());
                 names.network(endpoint.vni, network.name.as_str(), subnets);
             }
@@ -66,34 +159,7 @@ impl Names {
         for (_, endpoint) in remote.endpoints() {
             names.add(endpoint.vni, &endpoint.name, endpoint.ips.iter().copied());
         }
-        names
-    }
-
-    /// Adds a network. Addresses of its subnets are asked of nobody else.
-    pub fn network(&mut self, vni: Vni, name: &str, subnets: impl IntoIterator<Item = IpNet>) {
-        let network = self.networks.entry(vni).or_default();
-        network.name = name.to_ascii_lowercase();
-        network.subnets = subnets.into_iter().collect();
-    }
-
-    /// Adds addresses to a name of a network. What is no label, and a network that was not added, is
-    /// passed over.
-    pub fn add(&mut self, vni: Vni, label: &str, addresses: impl IntoIterator<Item = IpAddr>) {
-        let label = label.to_ascii_lowercase();
-        let Some(network) = self.networks.get_mut(&vni) else {
-            return;
-        };
-        if !is_label(label.as_bytes()) {
-            return;
-        }
-        for address in addresses {
-            network.pointers.insert(address, label.clone());
-            network
-                .addresses
-                .entry(label.clone())
-                .or_default()
-                .insert(address);
-        }
+        names.done()
     }
 
     /// Addresses of a name, given as its labels, for who is in the networks `scope`.
@@ -101,7 +167,7 @@ impl Names {
         &self,
         scope: &[Vni],
         labels: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Found<&BTreeSet<IpAddr>> {
+    ) -> Found<Vec<IpAddr>> {
         let mut labels = labels.into_iter();
         let Some(first) = labels.next() else {
             return Found::NotOurs;
@@ -110,14 +176,15 @@ impl Names {
         let rest: Vec<_> = labels.collect();
         let label = std::str::from_utf8(&first)
             .ok()
-            .filter(|_| is_label(&first));
+            .filter(|_| length_of(&first).is_some());
         let mut networks = scope.iter().filter_map(|vni| self.networks.get(vni));
         let found = networks.find_map(|network| {
             let is_named = rest.is_empty() || is_name(&network.name, &rest);
-            network.addresses.get(label?).filter(|_| is_named)
+            let addresses = network.addresses(label?);
+            (is_named && !addresses.is_empty()).then_some(addresses)
         });
         match found {
-            Some(addresses) => Found::Ours(addresses),
+            Some(named) => Found::Ours(named.iter().map(|named| named.address).collect()),
             // Names without a dot are of nobody but the networks: no answer from elsewhere may send
             // what is for an endpoint out of the network while the endpoint is away.
             None if rest.is_empty() => Found::Nothing,
@@ -130,7 +197,7 @@ impl Names {
         let networks = scope.iter().filter_map(|vni| self.networks.get(vni));
         let mut within = false;
         for network in networks {
-            if let Some(label) = network.pointers.get(&address) {
+            if let Some(label) = network.pointer(address) {
                 return Found::Ours((label, &network.name));
             }
             within |= network
@@ -145,10 +212,11 @@ impl Names {
     }
 }
 
-/// Letters, digits, hyphens and underscores: what endpoints are named with.
-fn is_label(label: &[u8]) -> bool {
+/// The length of a label: letters, digits, hyphens and underscores, what endpoints are named with.
+fn length_of(label: &[u8]) -> Option<u8> {
     let inner = |b: &u8| b.is_ascii_alphanumeric() || b"-_".contains(b);
-    (1..=MAX_LABEL).contains(&label.len()) && label.iter().all(inner)
+    let length = u8::try_from(label.len()).ok()?;
+    ((1..=MAX_LABEL).contains(&label.len()) && label.iter().all(inner)).then_some(length)
 }
 
 /// Whether a network's name, which may have dots, is these labels.
@@ -166,6 +234,8 @@ fn is_name(name: &str, labels: &[&[u8]]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use overlay_cluster::gossip::record::Endpoint;
     use overlay_ebpf::abi::MacAddr;
 
@@ -201,7 +271,7 @@ mod tests {
 
     fn names(local: &[LocalEndpoint], told: &[(u8, Endpoint)]) -> Names {
         let view = view();
-        let told = told.iter().map(|(n, endpoint)| (id(*n), endpoint));
+        let told = told.iter().map(|(n, endpoint)| (id(*n), endpoint.clone()));
         let (believed, doubts) = claims::judge(&view, &Believed::default(), &BTreeSet::new(), told);
         assert_eq!(doubts, []);
         Names::of(&view, local, &believed)
@@ -210,11 +280,7 @@ mod tests {
     fn find(names: &Names, scope: &[u32], name: &str) -> Found<Vec<IpAddr>> {
         let scope: Vec<_> = scope.iter().copied().map(vni).collect();
         let labels = name.split('.').map(str::as_bytes);
-        match names.addresses(&scope, labels) {
-            Found::Ours(addresses) => Found::Ours(addresses.iter().copied().collect()),
-            Found::Nothing => Found::Nothing,
-            Found::NotOurs => Found::NotOurs,
-        }
+        names.addresses(&scope, labels)
     }
 
     #[test]
@@ -294,9 +360,10 @@ mod tests {
 
     #[test]
     fn network_name_with_dots_is_compared_label_by_label() {
-        let mut names = Names::default();
+        let mut names = Gathered::default();
         names.network(vni(BLUE), "My.Net", []);
         names.add(vni(BLUE), "web", [ip(BLUE, 1, 1)]);
+        let names = names.done();
         let found = Found::Ours(vec![ip(BLUE, 1, 1)]);
         assert_eq!(find(&names, &[BLUE], "web.my.net"), found);
         for other in ["web.my", "web.my.net.org", "web.net", "my.net"] {
@@ -322,11 +389,35 @@ mod tests {
 
     #[test]
     fn what_is_no_label_is_no_name() {
-        let mut names = Names::default();
+        let mut names = Gathered::default();
         names.network(vni(BLUE), "blue", []);
         for label in ["", "a.b", "a b", "ä", &"a".repeat(64)] {
             names.add(vni(BLUE), label, [ip(BLUE, 1, 1)]);
         }
-        assert!(names.networks[&vni(BLUE)].addresses.is_empty());
+        let network = &names.done().networks[&vni(BLUE)];
+        assert!(network.labels.is_empty() && network.text.is_empty());
+    }
+
+    #[test]
+    fn an_address_given_twice_is_there_once_and_has_the_label_given_last() {
+        let mut names = Gathered::default();
+        names.network(vni(BLUE), "blue", []);
+        for label in ["web", "db", "web", "db"] {
+            names.add(vni(BLUE), label, [ip(BLUE, 1, 1), ip(BLUE, 1, 2)]);
+        }
+        names.add(vni(BLUE), "web", [ip(BLUE, 1, 2)]);
+        let names = names.done();
+        let both = Found::Ours(vec![ip(BLUE, 1, 1), ip(BLUE, 1, 2)]);
+        assert_eq!(find(&names, &[BLUE], "web"), both);
+        assert_eq!(find(&names, &[BLUE], "db"), both);
+        let scope = [vni(BLUE)];
+        assert_eq!(
+            names.name(&scope, ip(BLUE, 1, 1)),
+            Found::Ours(("db", "blue"))
+        );
+        assert_eq!(
+            names.name(&scope, ip(BLUE, 1, 2)),
+            Found::Ours(("web", "blue"))
+        );
     }
 }

@@ -268,13 +268,18 @@ impl Node {
             let own = member.view().node;
             let others = member.believed().endpoints();
             let mine = member.gossip().store().of(own);
-            let mine = mine.filter_map(|signed| match signed.record().content.body() {
-                Some(Body::Endpoint(endpoint)) => Some((own, endpoint.clone())),
+            let mine = mine.filter_map(|signed| match signed.record().content.into_body() {
+                Some(Body::Endpoint(endpoint)) => Some((own, endpoint)),
                 _ => None,
             });
             mine.chain(others.map(|(node, endpoint)| (*node, endpoint.clone())))
                 .collect()
         })
+    }
+
+    /// How many endpoints of other nodes are believed.
+    pub fn remote_endpoints(&self) -> usize {
+        self.shared.look(|member| member.believed().len())
     }
 
     /// A peer has said it over its own connection.

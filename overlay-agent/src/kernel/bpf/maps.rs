@@ -14,7 +14,7 @@ use super::{
     error::BpfError,
     map_spec,
     pin_root::PinRoot,
-    table::{Table, from_array, to_array},
+    table::{Table, TableDigest, from_array, to_array},
 };
 use crate::dataplane::desired::MapSizes;
 
@@ -37,6 +37,13 @@ pub struct Maps {
     pub sas: table!(SecurityAssociationKey => SecurityAssociation),
     pub vteps: table!(VtepKey => Vtep),
     pub memberships: table!(MembershipKey => Membership),
+}
+
+/// What stands for everything that the maps hold: equal where nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapsDigest {
+    config: Option<Config>,
+    tables: [TableDigest; 9],
 }
 
 /// What the maps hold, with device indices as they stand there.
@@ -103,6 +110,36 @@ impl Maps {
             memberships: self.memberships.read()?,
         })
     }
+
+    /// Reads them all, and keeps nothing of them.
+    pub fn digest(&self) -> Result<MapsDigest, BpfError> {
+        let Self {
+            config,
+            local_ports,
+            networks,
+            addresses,
+            endpoints,
+            peers,
+            flood_lists,
+            sas,
+            vteps,
+            memberships,
+        } = self;
+        Ok(MapsDigest {
+            config: config.get()?,
+            tables: [
+                local_ports.digest()?,
+                networks.digest()?,
+                addresses.digest()?,
+                endpoints.digest()?,
+                peers.digest()?,
+                flood_lists.digest()?,
+                sas.digest()?,
+                vteps.digest()?,
+                memberships.digest()?,
+            ],
+        })
+    }
 }
 
 /// Opens a pinned map.
@@ -151,6 +188,11 @@ impl PeerMap {
     /// As [`Table::read`].
     pub fn read(&self) -> Result<BTreeMap<PeerKey, Peer>, BpfError> {
         self.peers.read()
+    }
+
+    /// As [`Table::digest`].
+    pub fn digest(&self) -> Result<TableDigest, BpfError> {
+        self.peers.digest()
     }
 
     pub(super) fn stats(&self) -> Result<BTreeMap<PeerKey, PeerStats>, BpfError> {

@@ -46,7 +46,7 @@ pub use self::{
     events::Events,
     grace::settle_soon,
     loader::Loader,
-    maps::{ConfigMap, Maps, ObservedMaps, PeerMap},
+    maps::{ConfigMap, Maps, MapsDigest, ObservedMaps, PeerMap},
     netlink::NetlinkError,
     pin_root::DEFAULT_PIN_ROOT,
     pinned::Pinned,

@@ -17,7 +17,7 @@ use super::{
     error::{BpfError, ForeignProgram},
     events::Events,
     hook::{self, Hook, PROGRAMS, XdpMode},
-    maps::{Maps, ObservedMaps},
+    maps::{Maps, MapsDigest, ObservedMaps},
     netlink::Netlink,
     pin_root::{self, PinRoot},
     sys::{self, LinkInfo},
@@ -137,6 +137,11 @@ impl Pinned {
     /// Everything the maps hold but counters.
     pub fn observe_maps(&self) -> Result<ObservedMaps, BpfError> {
         self.maps.observe()
+    }
+
+    /// What stands for all entries of the maps.
+    pub fn digest_maps(&self) -> Result<MapsDigest, BpfError> {
+        self.maps.digest()
     }
 
     /// Packets and bytes dropped since the load, by reason and place.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    hash::{DefaultHasher, Hasher as _},
     io,
     marker::PhantomData,
     os::fd::{AsFd as _, OwnedFd},
@@ -29,6 +30,25 @@ pub struct Table<K, V, const KS: usize, const VS: usize> {
     /// Of the same map, for what aya does not offer.
     fd: OwnedFd,
     types: PhantomData<fn() -> (K, V)>,
+}
+
+/// Stands for the entries of a map in any order: tens of thousands are compared with a later look by it. Others
+/// who write to our maps change it; nobody who could write to them has a reason to find two sets that are alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TableDigest {
+    entries: u64,
+    /// Of the hashes of all entries.
+    sum: u64,
+}
+
+impl TableDigest {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        let mut hash = DefaultHasher::new();
+        hash.write(key);
+        hash.write(value);
+        self.entries += 1;
+        self.sum = self.sum.wrapping_add(hash.finish());
+    }
 }
 
 /// Whether a new entry may get memory that a program could still be reading; see [`super::grace`].
@@ -149,10 +169,35 @@ where
 
     /// Every entry. Each bucket of the map is read at one instant.
     pub fn read(&self) -> Result<BTreeMap<K, V>, BpfError> {
+        let mut entries = Vec::new();
+        self.for_each(|key, value| {
+            entries.push((
+                from_array(self.name, "key", key, key)?,
+                from_array(self.name, "value", key, value)?,
+            ));
+            Ok(())
+        })?;
+        // Of all at once the nodes are full, of one after the other half full.
+        Ok(entries.into_iter().collect())
+    }
+
+    /// Stands for every entry, which is read as by [`Self::read`] and not kept.
+    pub fn digest(&self) -> Result<TableDigest, BpfError> {
+        let mut digest = TableDigest::default();
+        self.for_each(|key, value| {
+            digest.add(key, value);
+            Ok(())
+        })?;
+        Ok(digest)
+    }
+
+    fn for_each(
+        &self,
+        mut take: impl FnMut(&[u8; KS], &[u8; VS]) -> Result<(), BpfError>,
+    ) -> Result<(), BpfError> {
         let failed = |source: io::Error| self.failed("read", source.into());
         let mut keys = vec![[0; KS]; AT_A_TIME];
         let mut values = vec![[0; VS]; AT_A_TIME];
-        let mut entries = BTreeMap::new();
         let mut from = None;
         loop {
             let batch = match sys::hash_read(self.fd.as_fd(), from, &mut keys, &mut values) {
@@ -165,14 +210,11 @@ where
                 batch => batch.map_err(failed)?,
             };
             for (key, value) in keys.iter().zip(&values).take(batch.entries) {
-                entries.insert(
-                    from_array(self.name, "key", key, key)?,
-                    from_array(self.name, "value", key, value)?,
-                );
+                take(key, value)?;
             }
             from = batch.next;
             if from.is_none() {
-                return Ok(entries);
+                return Ok(());
             }
         }
     }
@@ -224,6 +266,21 @@ mod tests {
     use overlay_ebpf::abi::{Vtep, VtepRole};
 
     use super::*;
+
+    #[test]
+    fn a_digest_is_of_the_entries_whatever_their_order() {
+        let of = |entries: &[(u8, u8)]| {
+            let mut digest = TableDigest::default();
+            for (key, value) in entries {
+                digest.add(&[*key], &[*value]);
+            }
+            digest
+        };
+        assert_eq!(of(&[(1, 2), (3, 4)]), of(&[(3, 4), (1, 2)]));
+        for other in [&[(1, 2)][..], &[(1, 4), (3, 2)], &[(1, 2), (3, 5)], &[]] {
+            assert_ne!(of(&[(1, 2), (3, 4)]), of(other));
+        }
+    }
 
     #[test]
     fn an_invalid_enum_is_an_error_that_names_map_and_key() {

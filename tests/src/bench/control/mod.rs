@@ -2,6 +2,7 @@
 //! takes to take over, and what memory that holds.
 
 mod attach;
+mod members;
 mod remote;
 mod rotation;
 mod times;
@@ -49,6 +50,12 @@ pub struct Control {
     /// SAs of each of them in each direction
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub lanes: u8,
+    /// Members with 50 endpoints each, whose records come by gossip
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [1000])]
+    pub members: Vec<u32>,
+    /// Their network is encrypted. Where the kernel has no ESP it stays closed, and all but the SAs is there
+    #[arg(long)]
+    pub encrypted: bool,
     /// How often endpoints come, or SAs are replaced
     #[arg(long, default_value_t = 5)]
     pub rounds: u32,
@@ -64,6 +71,9 @@ pub fn control(options: &Control) -> Result<()> {
     }
     for &count in &options.rotate {
         rotation::measure(count, options.lanes, options.rounds)?;
+    }
+    for &count in &options.members {
+        members::measure(count, options.encrypted)?;
     }
     for &count in &options.endpoints {
         let mut lab = lab(false)?;

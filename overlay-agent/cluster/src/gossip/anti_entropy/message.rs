@@ -114,7 +114,7 @@ impl Listed {
     pub fn of(place: u64, signed: &Signed) -> Self {
         Self {
             place,
-            version: signed.record().version,
+            version: signed.version(),
             tag: (signed.hash() >> 96) as u32,
         }
     }

@@ -330,7 +330,7 @@ impl<R: Roster> Gossip<R> {
         spread: bool,
         actions: &mut Vec<Action>,
     ) -> bool {
-        let owner = signed.record().owner;
+        let owner = signed.owner();
         let key = signed.record().content.key();
         if owner == self.me {
             self.see_own(now, &signed, actions);

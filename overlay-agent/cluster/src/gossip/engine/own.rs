@@ -40,7 +40,7 @@ impl<R: Roster> Gossip<R> {
         if let Body::Node(node) = &mut body {
             node.boot = self.sealer.boot();
         }
-        if self.store.get(self.me, &body.key()) == Some(&body) {
+        if self.store.get(self.me, &body.key()).as_ref() == Some(&body) {
             return Ok(Vec::new());
         }
         self.write(now, Content::Live(body))
@@ -120,7 +120,7 @@ impl<R: Roster> Gossip<R> {
         let live: Vec<_> = self
             .store
             .of(self.me)
-            .map(|signed| signed.record().content.clone())
+            .map(|signed| signed.record().content)
             .filter(|content| content.body().is_some())
             .collect();
         for content in live {
@@ -145,7 +145,7 @@ impl<R: Roster> Gossip<R> {
     /// that this start did not write and that outbids it tells of a lost generation, or of a second node
     /// with this key: this one goes above it.
     pub(super) fn see_own(&mut self, now: Instant, signed: &Signed, actions: &mut Vec<Action>) {
-        let version = signed.record().version;
+        let version = signed.version();
         let next = Version {
             generation: self.generation,
             counter: self.counter,

@@ -50,7 +50,7 @@ impl<R: Roster> Gossip<R> {
         let learned = sync.ask.receive(answer, &self.store)?;
         sync.down.extend(learned.down);
         for signed in learned.records {
-            let spread = self.is_news(sync.peer(), signed.record().owner);
+            let spread = self.is_news(sync.peer(), signed.owner());
             sync.learned |= self.take(now, signed, spread, &mut actions);
         }
         Ok((sync.ask.next(&self.store)?, actions))
@@ -73,7 +73,7 @@ impl<R: Roster> Gossip<R> {
         let mut actions = Vec::new();
         let mut answer = anti_entropy::answer(message)?;
         for signed in std::mem::take(&mut answer.records) {
-            let spread = self.is_news(peer, signed.record().owner);
+            let spread = self.is_news(peer, signed.owner());
             self.take(now, signed, spread, &mut actions);
         }
         let reply = answer.reply(&self.store, &self.roster, self.membership.down());

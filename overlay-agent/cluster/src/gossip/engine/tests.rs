@@ -138,7 +138,7 @@ fn a_node_asks_for_a_sync_first_and_then_gossips() {
         changed.extend(two.handle_datagram(at(300), address(1), datagram));
     }
     assert!(changed.contains(&Action::RecordChanged { owner: id(1), key }));
-    assert_eq!(two.store().get(id(1), &key), Some(&endpoint(1)));
+    assert_eq!(two.store().get(id(1), &key), Some(endpoint(1)));
     for datagram in &sent {
         assert_eq!(two.handle_datagram(at(400), address(1), datagram), []);
     }
@@ -254,7 +254,7 @@ fn a_node_that_lost_its_generation_goes_above_its_own_old_records() {
     assert_eq!(other.store().get(id(1), &endpoint(1).key()), None);
     assert_eq!(
         other.store().get(id(1), &endpoint(2).key()),
-        Some(&endpoint(2))
+        Some(endpoint(2))
     );
 }
 

@@ -152,6 +152,13 @@ impl Content {
             Self::Deleted(_) | Self::Floor(_) => None,
         }
     }
+
+    pub fn into_body(self) -> Option<Body> {
+        match self {
+            Self::Live(body) => Some(body),
+            Self::Deleted(_) | Self::Floor(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

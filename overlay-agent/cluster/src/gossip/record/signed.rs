@@ -1,11 +1,9 @@
 //! A record as its owner signed it.
 
-use std::sync::Arc;
-
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
-use super::{Invalid, Record};
+use super::{Invalid, Record, Version};
 use crate::id::{ClusterId, NodeId};
 
 /// Bytes of a signed record: it fits a datagram beside foca's own message.
@@ -33,14 +31,18 @@ pub enum RecordError {
     Invalid { owner: NodeId, reason: Invalid },
 }
 
-/// A record with the bytes that carry it. Decoding checks everything but the signature, which
-/// [`Signed::verify`] does: most records that arrive are known already and cost no signature check.
+/// A record as the bytes that carry it: a node holds tens of thousands, and reads few of them at a
+/// time. Decoding checks everything but the signature, which [`Signed::verify`] does: most records
+/// that arrive are known already and cost no signature check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
-    record: Record,
-    bytes: Arc<[u8]>,
-    hash: u128,
+    /// Version byte, body, signature.
+    bytes: Box<[u8]>,
+    hash: [u8; 16],
 }
+
+/// Of bytes that [`Signed`] was made from.
+const CHECKED: &str = "the bytes were read when the record was made";
 
 impl Signed {
     /// Signs with the owner's key. Fails on what every other node would refuse.
@@ -55,7 +57,7 @@ impl Signed {
         if bytes.len() > MAX_RECORD {
             return Err(RecordError::Length(bytes.len()));
         }
-        Ok(Self::of(record, &bytes))
+        Ok(Self::of(&bytes))
     }
 
     /// Reads what [`Signed::bytes`] gave. The signature is not checked.
@@ -80,12 +82,12 @@ impl Signed {
             owner: record.owner,
             reason,
         })?;
-        Ok(Self::of(record, bytes))
+        Ok(Self::of(bytes))
     }
 
     /// Whether the owner signed it, for this cluster. `key` is the roster's for the owner.
     pub fn verify(&self, cluster: ClusterId, key: &VerifyingKey) -> bool {
-        if NodeId::of(key) != self.record.owner {
+        if NodeId::of(key) != self.owner() {
             return false;
         }
         self.bytes
@@ -97,19 +99,39 @@ impl Signed {
             })
     }
 
-    fn of(record: Record, bytes: &[u8]) -> Self {
+    fn of(bytes: &[u8]) -> Self {
         let digest: [u8; 32] = Sha256::digest(bytes).into();
         let mut hash = [0; 16];
         hash.copy_from_slice(&digest[..16]);
         Self {
-            record,
             bytes: bytes.into(),
-            hash: u128::from_be_bytes(hash),
+            hash,
         }
     }
 
-    pub const fn record(&self) -> &Record {
-        &self.record
+    /// What it says.
+    pub fn record(&self) -> Record {
+        postcard::from_bytes(self.body()).expect(CHECKED)
+    }
+
+    /// Without reading the rest.
+    pub fn owner(&self) -> NodeId {
+        self.head().0
+    }
+
+    /// Without reading the rest.
+    pub fn version(&self) -> Version {
+        self.head().1
+    }
+
+    /// The first fields of [`Record`].
+    fn head(&self) -> (NodeId, Version) {
+        let (head, _content) = postcard::take_from_bytes(self.body()).expect(CHECKED);
+        head
+    }
+
+    fn body(&self) -> &[u8] {
+        &self.bytes[1..self.bytes.len() - Signature::BYTE_SIZE]
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -118,13 +140,13 @@ impl Signed {
 
     /// First 16 bytes of the SHA-256 of the bytes.
     pub const fn hash(&self) -> u128 {
-        self.hash
+        u128::from_be_bytes(self.hash)
     }
 
     /// Whether it replaces the other record of its key: the higher version does. An owner that signs
     /// two records with one version is lying, and all nodes still settle on the same one.
     pub fn supersedes(&self, other: &Self) -> bool {
-        (self.record.version, self.hash) > (other.record.version, other.hash)
+        (self.version(), self.hash) > (other.version(), other.hash)
     }
 }
 

@@ -1,8 +1,9 @@
-use std::str::FromStr as _;
+use std::{collections::BTreeSet, str::FromStr as _};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::daemon::dns::names::Gathered;
 
 const SEED: u64 = 7;
 
@@ -17,7 +18,7 @@ fn names() -> &'static Names {
 }
 
 fn made_names() -> Names {
-    let mut names = Names::default();
+    let mut names = Gathered::default();
     let subnets = ["10.0.0.0/16", "fd00::/64"];
     names.network(vni(), "My_Net", subnets.map(|net| net.parse().unwrap()));
     let addresses = ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"];
@@ -29,7 +30,7 @@ fn made_names() -> Names {
     names.add(vni(), "four", [[10, 0, 1, 1].into()]);
     let many = (0..1000_u16).map(|n| IpAddr::from([10, 0, 100 + n.to_be_bytes()[0], n as u8]));
     names.add(vni(), "many", many);
-    names
+    names.done()
 }
 
 fn question(name: &str, asked: RecordType) -> Message {

@@ -24,6 +24,7 @@ use crate::{
         keeper::{Keeper, Told, Unfinished, next_look},
         monitor::Monitor,
     },
+    memory,
     state::last_desired::LastDesired,
 };
 
@@ -37,6 +38,8 @@ const QUIET: Duration = Duration::from_millis(250);
 const OVERDUE: Duration = Duration::from_secs(30);
 /// From a change to the record of what is wanted, which `overlay dataplane show` reads.
 const RECORD: Duration = Duration::from_millis(500);
+/// From the last work on what is wanted to giving back the memory of its copies.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 /// Between two looks at what the SAs have carried.
 const USAGE: Duration = Duration::from_secs(20);
 
@@ -57,6 +60,8 @@ pub struct HostPath {
     followed: Instant,
     /// What is wanted is not as it is on record, since then.
     record_since: Option<Instant>,
+    /// There was work since memory was given back.
+    give_back_at: Option<Instant>,
     /// What was wanted before may have left something.
     unsettled: bool,
     last: Option<LastDesired>,
@@ -81,6 +86,7 @@ impl HostPath {
             checked: now,
             followed: now,
             record_since: None,
+            give_back_at: None,
             unsettled: true,
             last: None,
             oldest_epoch: None,
@@ -129,6 +135,7 @@ impl HostPath {
     /// Writes down what is wanted, without its keys.
     fn record(&mut self) -> Result<(), String> {
         self.record_since = None;
+        self.worked();
         let Some(keeper) = &self.keeper else {
             return Ok(());
         };
@@ -139,8 +146,12 @@ impl HostPath {
         }
         next.write(&self.directories.run)
             .map_err(|error| error.to_string())?;
-        self.last = Some(next);
+        self.last = Some(next.settings_alone());
         Ok(())
+    }
+
+    fn worked(&mut self) {
+        self.give_back_at = Some(Instant::now() + GIVE_BACK);
     }
 
     fn recorded(&mut self) {
@@ -249,6 +260,7 @@ impl HostPath {
         match checked {
             Ok(report) => {
                 self.checked = Instant::now();
+                self.give_back_at = Some(self.checked + GIVE_BACK);
                 self.problem = None;
                 self.forget_keys();
                 if self.unsettled && report.failed.is_empty() && !report.interrupted {
@@ -306,7 +318,8 @@ impl DataPath for HostPath {
     async fn take_over(&mut self) -> Result<Found, String> {
         // Before the first observation: what changes after it is heard of.
         self.monitor = Some(Monitor::open().map_err(|error| error.to_string())?);
-        self.last = LastDesired::read(&self.directories.run).map_err(|error| error.to_string())?;
+        let last = LastDesired::read(&self.directories.run).map_err(|error| error.to_string())?;
+        self.last = last.map(LastDesired::settings_alone);
         let initial = self.initial.clone();
         let mut host = self.open(&initial)?;
         host.take_over().map_err(|error| error.to_string())?;
@@ -321,6 +334,7 @@ impl DataPath for HostPath {
         orders: &Orders,
         tell: &mut dyn FnMut(News),
     ) -> Outcome {
+        self.worked();
         if let Err(error) = self.want(desired) {
             tracing::error!(%error, "the data path stays as it is");
             self.problem = Some(error);
@@ -368,6 +382,7 @@ impl DataPath for HostPath {
             };
             let check_at = quiet.max(self.start + self.pace.due());
             let look_at = quiet.max(self.look_at);
+            let give_back_at = self.give_back_at;
             let monitor = async {
                 match &mut self.monitor {
                     Some(monitor) => monitor.changed().await,
@@ -394,6 +409,15 @@ impl DataPath for HostPath {
                         None => pending().await,
                     }
                 } => self.recorded(),
+                () = async {
+                    match give_back_at {
+                        Some(due) => tokio::time::sleep_until(at(due)).await,
+                        None => pending().await,
+                    }
+                } => {
+                    self.give_back_at = None;
+                    memory::give_back();
+                }
                 heard = monitor => match heard {
                     Ok(origin) => {
                         tracing::trace!(%origin, "heard of a change");
