@@ -330,10 +330,10 @@ fn held_in_staging(cluster: &Cluster) -> Result<u64> {
             let staging = eventually(SETTLE, || {
                 let (number, phase) = step(cluster)?;
                 ensure!(phase == "staging" || number > before, "no rotation begins");
-                Ok(phase == "staging")
+                anyhow::Ok(phase == "staging")
             })?;
             order.join().map_err(|_| anyhow!("a command panicked"))??;
-            Ok(staging)
+            anyhow::Ok(staging)
         })?;
         if staging && step(cluster)?.1 == "staging" {
             return Ok(before);
