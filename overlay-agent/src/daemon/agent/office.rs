@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use ed25519_dalek::VerifyingKey;
@@ -36,7 +37,11 @@ pub struct Bureau {
     managers: RwLock<Option<Managers>>,
     /// Never sends: a node without the log has no changes to tell.
     silence: watch::Sender<u64>,
+    started: Instant,
 }
+
+/// From a start until silence says something: gossip takes as long to find out that a node is dead.
+const UNHEARD: Duration = Duration::from_secs(15);
 
 impl Bureau {
     pub fn new(own: NodeId) -> Arc<Self> {
@@ -45,6 +50,7 @@ impl Bureau {
             node: OnceLock::new(),
             managers: RwLock::new(None),
             silence: watch::Sender::new(0),
+            started: Instant::now(),
         })
     }
 
@@ -70,10 +76,16 @@ impl Bureau {
 }
 
 impl Liveness for Bureau {
+    /// A manager that has just started has not heard of all that live, and might lead already: it would
+    /// take an epoch for ready that others are still staging.
     fn alive(&self) -> BTreeSet<NodeId> {
-        self.node
-            .get()
-            .map_or_else(|| BTreeSet::from([self.own]), Node::alive)
+        match self.node.get() {
+            None => BTreeSet::from([self.own]),
+            Some(node) if self.started.elapsed() < UNHEARD => {
+                node.view().peers.keys().copied().collect()
+            }
+            Some(node) => node.alive(),
+        }
     }
 }
 
