@@ -64,6 +64,32 @@ fn agents_that_crash_again_and_again_keep_their_traffic() {
     assert_eq!((&world.lost[..], world.excused), (&[][..], 0));
 }
 
+/// It leaves more slots than fit, and its peers may send in any of them.
+#[test]
+fn an_agent_that_dies_again_and_again_within_a_rotation_loses_nothing() {
+    for seed in 0..600 {
+        let weather = match seed % 2 {
+            0 => Weather::default(),
+            _ => Weather::bad(),
+        };
+        let mut world = world(seed, 3, weather);
+        world.managers.request();
+        world.announce();
+        for death in 0..2 + seed % 4 {
+            world.run_for(ms(100 + 371 * (seed + 7 * death) % 3000));
+            world.kill(0);
+            world.run_for(ms(100));
+            world.start(0);
+        }
+        world.settled(ms(120_000));
+        assert_eq!(
+            (&world.lost[..], world.excused),
+            (&[][..], 0),
+            "seed {seed}"
+        );
+    }
+}
+
 #[test]
 fn slots_come_round_when_agents_restart_for_ever() {
     let mut world = world(6, 2, Weather::default());

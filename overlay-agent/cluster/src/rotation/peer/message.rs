@@ -73,6 +73,9 @@ impl Peer {
             self.hear_epoch(state, ctx);
         }
         self.their_held.clone_from(&message.held);
+        self.knows_us = message
+            .seen
+            .is_some_and(|seen| seen.generation == ctx.generation);
         self.their_transmit = message.transmit;
         self.see_idle(ctx.now);
     }

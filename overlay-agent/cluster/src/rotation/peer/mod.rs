@@ -142,6 +142,9 @@ pub(super) struct Peer {
     seen: Option<Seen>,
     theirs: Vec<Theirs>,
     their_held: Vec<Slot>,
+    /// The newest message is of its agent that runs now, to ours: neither accepts what an agent before
+    /// has offered.
+    knows_us: bool,
     their_transmit: Option<(Slot, Epoch)>,
     pub slots: Slots,
     last_inbound: Slot,
@@ -170,6 +173,7 @@ impl Peer {
             seen: None,
             theirs: Vec::new(),
             their_held: Vec::new(),
+            knows_us: false,
             their_transmit: None,
             slots: Slots::default(),
             last_inbound: Slot::new(first_slot),
@@ -300,6 +304,7 @@ impl Peer {
         self.generation = Some(generation);
         ctx.alarms.clear(self.index);
         self.seen = None;
+        self.knows_us = false;
         self.theirs.clear();
         self.inbound_retry = Retry::default();
         self.outbound_retry = Retry::default();

@@ -128,8 +128,12 @@ impl Peer {
                 Some(self.slots.newest(Direction::In, of_epoch)?.key.slot)
             })
             .collect();
+        // The peer may send in any that it holds. What that is, its agent that runs now has to say to ours.
+        let (knows_us, held) = (self.knows_us, &self.their_held);
         let room = self.slots.make_room(Direction::In, |state| {
             Some(state.key.slot) == sends_in
+                || held.contains(&state.key.slot)
+                || !knows_us
                 || (newest.contains(&state.key.slot)
                     && !(present(state) && state.session <= refused))
         });
@@ -230,12 +234,18 @@ impl Peer {
             }
             return;
         }
-        let sends_in = self.transmit;
-        if !self
-            .slots
-            .make_room(Direction::Out, |state| Some(state.key.slot) == sends_in)
-        {
+        // Packets that were sent in it may not have left yet.
+        let (sends_in, now, drain) = (self.transmit, ctx.now, ctx.settings.drain);
+        let drained = |state: &SlotState| state.idle.map(|idle| idle + drain);
+        let room = self.slots.make_room(Direction::Out, |state| {
+            Some(state.key.slot) == sends_in || drained(state).is_none_or(|at| at > now)
+        });
+        if !room {
             self.changed = true;
+            let next = self.slots.of(Direction::Out).filter_map(drained).min();
+            if let Some(at) = next.filter(|at| *at > now) {
+                self.wake(at);
+            }
             return;
         }
         if let Err(at) = self.budget.spend(ctx.settings, ctx.now) {
