@@ -11,6 +11,9 @@ const ALLOWANCE: u64 = 3;
 /// The same on another build of the kernel than the one that the costs were taken on.
 const ALLOWANCE_ELSEWHERE: u64 = 10;
 
+/// Of which the shortest counts.
+const ROUNDS: usize = 3;
+
 /// Instructions by path.
 type Costs = BTreeMap<String, u64>;
 
@@ -70,9 +73,13 @@ fn costs() -> Result<Costs> {
         let rig = Rig::build(Competitor::Ours, cipher)?;
         rig.passes_traffic()?;
         for load in [Load::Udp64, Load::Udp1400, Load::UdpRoundTrip] {
-            let measured = load.run(&rig.ends()?, Duration::from_millis(50))?;
-            // A nanosecond is an instruction.
-            let cost = (1e9 / measured.value) as u64;
+            // What else the guest has to do now and then only adds to it.
+            let mut cost = u64::MAX;
+            for _ in 0..ROUNDS {
+                let measured = load.run(&rig.ends()?, Duration::from_millis(50))?;
+                // A nanosecond is an instruction.
+                cost = cost.min((1e9 / measured.value) as u64);
+            }
             costs.insert(format!("{} {}", load.name(), cipher.name()), cost);
         }
     }
