@@ -126,7 +126,7 @@ fn advice(alert: AlertDescription) -> &'static str {
         }
         AlertDescription::NoApplicationProtocol => {
             "it does not speak the protocols of this release: the two are more than one release apart, \
-             update the older one (`overlay version` tells)"
+             update the older one (`overlay --version` tells)"
         }
         _ => "see its log",
     }

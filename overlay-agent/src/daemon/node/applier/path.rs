@@ -260,7 +260,7 @@ impl HostPath {
         match checked {
             Ok(report) => {
                 self.checked = Instant::now();
-                self.give_back_at = Some(self.checked + GIVE_BACK);
+                self.worked();
                 self.problem = None;
                 self.forget_keys();
                 if self.unsettled && report.failed.is_empty() && !report.interrupted {
