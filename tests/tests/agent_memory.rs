@@ -24,7 +24,7 @@ use overlay_cluster::{
     control::found::{Founder, found},
     gossip::{
         envelope::BootNonce,
-        record::{Body, Content, Endpoint, Node, Record, Signed, Version},
+        record::{Body, Endpoint, Node},
     },
     id::Generation,
     identity::{authority::Validity, node_key::NodeKey},
@@ -45,7 +45,7 @@ use overlay_cluster::{
     time::{Instant, Timestamp},
 };
 use overlay_ebpf::abi::{MacAddr, Vni};
-use overlay_tests::cluster::liar::brought;
+use overlay_tests::cluster::liar::{brought, signed};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 /// Other nodes, and the endpoints of each.
@@ -70,19 +70,7 @@ fn an_endpoint_of_another_node_costs_no_more_than_its_budget() -> Result<()> {
     let records = (2..=MEMBERS + 1)
         .zip(&blocks[1..])
         .flat_map(|(number, block)| bodies(number, vni, *block))
-        .map(|(number, counter, body)| {
-            let key = key(number);
-            let record = Record {
-                owner: key.node_id(),
-                version: Version {
-                    generation: Generation(1),
-                    counter,
-                },
-                content: Content::Live(body),
-            };
-            let signed = Signed::new(record, id, key.signing_key())?;
-            Ok(signed.bytes().to_vec())
-        })
+        .map(|(number, counter, body)| signed(&key(number), id, counter, body))
         .collect::<Result<Vec<_>>>()?;
     drop(cluster);
 

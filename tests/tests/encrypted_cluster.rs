@@ -53,6 +53,32 @@ fn rotate(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// All nodes are at rest in an epoch, and have nothing to report.
+fn at_rest(cluster: &Cluster, epoch: u64) -> Result<()> {
+    eventually(SETTLE, || {
+        for agent in &cluster.agents {
+            cluster.stable(agent.node, epoch..=epoch)?;
+            cluster.good(agent.node)?;
+        }
+        Ok(())
+    })
+    .with_context(|| cluster.explain())
+}
+
+/// The agent of the manager that leads dies, another manager leads, and the agent comes back.
+fn lose_leader(cluster: &mut Cluster, leader: u32) -> Result<()> {
+    cluster.agent_mut(leader)?.kill()?;
+    let other = if leader == 1 { 2 } else { 1 };
+    let next = eventually(SETTLE, || {
+        let now = cluster.leader(other)?;
+        ensure!(now != leader, "node {leader} leads still");
+        Ok(now)
+    })
+    .with_context(|| cluster.explain())?;
+    println!("node {next} leads after node {leader}");
+    cluster.agent_mut(leader)?.start()
+}
+
 /// XFRM errors of a node that say that something was lost.
 fn xfrm_errors(cluster: &Cluster, node: u32) -> Result<String> {
     let netns = &cluster.lab.node(node)?.netns;
@@ -183,14 +209,7 @@ fn agents_that_die_in_the_middle_of_a_rotation_lose_nothing() -> Result<()> {
         cluster.agent_mut(node)?.kill()?;
         thread::sleep(Duration::from_millis(300));
         cluster.agent_mut(node)?.start()?;
-        eventually(SETTLE, || {
-            for node in [1, 2] {
-                cluster.stable(node, before + 1..=before + 1)?;
-                cluster.good(node)?;
-            }
-            Ok(())
-        })
-        .with_context(|| cluster.explain())?;
+        at_rest(&cluster, before + 1)?;
     }
     let result = stream.stop()?;
     let wire = capture.stop()?;
@@ -215,24 +234,8 @@ fn a_leader_that_dies_in_the_middle_of_a_rotation_is_followed_by_one_that_ends_i
         let before = cluster.epoch(leader)?;
         cluster.overlay(leader, &["keys", "rotate"])?;
         thread::sleep(Duration::from_millis(after));
-        cluster.agent_mut(leader)?.kill()?;
-        let other = if leader == 1 { 2 } else { 1 };
-        let next = eventually(SETTLE, || {
-            let now = cluster.leader(other)?;
-            ensure!(now != leader, "node {leader} leads still");
-            Ok(now)
-        })
-        .with_context(|| cluster.explain())?;
-        println!("node {next} leads after node {leader}");
-        cluster.agent_mut(leader)?.start()?;
-        eventually(SETTLE, || {
-            for node in 1..=3 {
-                cluster.stable(node, before + 1..=before + 1)?;
-                cluster.good(node)?;
-            }
-            Ok(())
-        })
-        .with_context(|| cluster.explain())?;
+        lose_leader(&mut cluster, leader)?;
+        at_rest(&cluster, before + 1)?;
     }
     for stream in streams {
         let result = stream.stop()?;
@@ -306,15 +309,7 @@ impl Event {
             }
             Self::LeaderChanged => {
                 let leader = eventually(SETTLE, || cluster.leader(1))?;
-                cluster.agent_mut(leader)?.kill()?;
-                let other = if leader == 1 { 2 } else { 1 };
-                eventually(SETTLE, || {
-                    let now = cluster.leader(other)?;
-                    ensure!(now != leader, "node {leader} leads still");
-                    Ok(())
-                })
-                .with_context(|| cluster.explain())?;
-                cluster.agent_mut(leader)?.start()?;
+                lose_leader(cluster, leader)?;
                 Ok(None)
             }
             Self::ManagerLost => {
@@ -346,18 +341,6 @@ fn reached(cluster: &Cluster, epoch: u64, phases: &[&str]) -> Result<()> {
             number == epoch && phases.contains(&phase.as_str()),
             "{phase} in epoch {number}, and not {phases:?} in {epoch}"
         );
-        Ok(())
-    })
-    .with_context(|| cluster.explain())
-}
-
-/// All nodes are at rest in an epoch, and have nothing to report.
-fn at_rest(cluster: &Cluster, epoch: u64) -> Result<()> {
-    eventually(SETTLE, || {
-        for agent in &cluster.agents {
-            cluster.stable(agent.node, epoch..=epoch)?;
-            cluster.good(agent.node)?;
-        }
         Ok(())
     })
     .with_context(|| cluster.explain())

@@ -19,10 +19,10 @@ use overlay_cluster::{
     gossip::{
         engine::{Gossip, Settings},
         envelope::{BootNonce, Sealer},
-        record::{Content, Record, Version},
+        record::{Body, Content, Record, Signed, Version},
         store::Store,
     },
-    id::{Generation, NodeId},
+    id::{ClusterId, Generation, NodeId},
     identity::node_key::NodeKey,
     keys::EpochSecrets,
     log::view::View,
@@ -235,6 +235,20 @@ async fn say(connection: &mut Connection, message: Vec<u8>) -> Result<Vec<u8>> {
         MemberResponse::Sync(answer) => Ok(answer),
         other => bail!("no answer to anti-entropy, but {other:?}"),
     }
+}
+
+/// Bytes of a record of a node's first start, as the node itself signs it.
+pub fn signed(key: &NodeKey, cluster: ClusterId, counter: u64, body: Body) -> Result<Vec<u8>> {
+    let record = Record {
+        owner: key.node_id(),
+        version: Version {
+            generation: Generation(1),
+            counter,
+        },
+        content: Content::Live(body),
+    };
+    let signed = Signed::new(record, cluster, key.signing_key())?;
+    Ok(signed.bytes().to_vec())
 }
 
 /// A message of anti-entropy that brings records, as it is on the wire.

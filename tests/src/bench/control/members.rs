@@ -26,9 +26,9 @@ use overlay_cluster::{
     },
     gossip::{
         envelope::BootNonce,
-        record::{Body, Content, Endpoint, Node, Record, Signed, Version},
+        record::{Body, Endpoint, Node},
     },
-    id::{ClusterId, EpochName, Generation, NodeId},
+    id::{EpochName, Generation, NodeId},
     identity::node_key::NodeKey,
     keys::{EphemeralRecord, PublicKey},
     log::{
@@ -45,7 +45,10 @@ use serde_json::{Map, Value, json};
 
 use super::{field, times};
 use crate::{
-    cluster::{Cluster, liar::brought},
+    cluster::{
+        Cluster,
+        liar::{brought, signed},
+    },
     lab::{NodeSpec, Spec, eventually},
 };
 
@@ -232,22 +235,9 @@ impl Member {
         ];
         (1..)
             .zip(own.into_iter().chain(endpoints))
-            .map(|(counter, body)| sign(&self.key, cluster, counter, body))
+            .map(|(counter, body)| signed(&self.key, cluster, counter, body))
             .collect()
     }
-}
-
-fn sign(key: &NodeKey, cluster: ClusterId, counter: u64, body: Body) -> Result<Vec<u8>> {
-    let record = Record {
-        owner: key.node_id(),
-        version: Version {
-            generation: Generation(1),
-            counter,
-        },
-        content: Content::Live(body),
-    };
-    let signed = Signed::new(record, cluster, key.signing_key())?;
-    Ok(signed.bytes().to_vec())
 }
 
 fn ephemeral(epoch: EpochName) -> EphemeralRecord {

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     future::pending,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use overlay_agent::{
     dataplane::{
         compile::compile,
-        desired::{DataPlane, Network, Node, Peer, RemoteEndpoint, Settings},
+        desired::{DataPlane, RemoteEndpoint},
         diff::diff,
         reconcile::Kernel as _,
     },
@@ -26,8 +26,7 @@ use overlay_agent::{
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
 use serde_json::{Map, Value, json};
 
-use super::times;
-use crate::lab::{Family, Lab};
+use super::{kept, times};
 
 const PEERS: u32 = 1000;
 
@@ -35,16 +34,17 @@ const PEERS: u32 = 1000;
 pub fn measure(count: u32, rounds: u32) -> Result<()> {
     let lab = super::lab(false)?;
     let node = lab.node(1)?;
-    let directories = Directories {
-        pins: node.pins().to_owned(),
-        state: lab.directory().join("state"),
-        run: lab.directory().join("run"),
-    };
+    let directories = kept::directories(&lab, node);
     let rows = node.netns.enter(|| {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(run(&directories, &base(&lab)?, count, rounds))
+            .block_on(run(
+                &directories,
+                &kept::base(&lab, PEERS, false)?,
+                count,
+                rounds,
+            ))
     })??;
     let (rows, grown) = rows;
     println!(
@@ -123,44 +123,6 @@ async fn follow(keeper: &mut Keeper, desired: &DataPlane) -> Result<Duration> {
     let report = report.context("the keeper wants to look first")?;
     ensure!(report.is_complete(), "{:?}", report.failed);
     Ok(took)
-}
-
-/// Peers from 2 on, on one plain network.
-fn base(lab: &Lab) -> Result<DataPlane> {
-    let vni = vni()?;
-    let network = Network {
-        name: "net".to_owned(),
-        vni,
-        encrypted: false,
-        replicate: false,
-        mtu: None,
-        mtu_at_most: None,
-    };
-    let peers = (2..PEERS + 2).map(|number| {
-        let index = PeerIndex::new(number)?;
-        let [_, _, c, d] = number.to_be_bytes();
-        let peer = Peer {
-            index,
-            name: format!("node-{number}"),
-            vtep: Ipv4Addr::new(198, 18, c, d).into(),
-            networks: [vni].into(),
-            transmit: None,
-            sas: Vec::new(),
-        };
-        Ok((index, peer))
-    });
-    Ok(DataPlane {
-        node: Node {
-            index: PeerIndex::new(1)?,
-            name: "node-1".to_owned(),
-            vteps: vec![lab.underlay.vtep(1, Family::V4)?],
-        },
-        settings: Settings::default(),
-        networks: [(vni, network)].into(),
-        peers: peers.collect::<Result<_>>()?,
-        local_endpoints: Vec::new(),
-        remote_endpoints: Vec::new(),
-    })
 }
 
 fn vni() -> Result<Vni> {

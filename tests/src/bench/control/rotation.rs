@@ -7,17 +7,13 @@ use std::{
     collections::BTreeMap,
     fs,
     future::pending,
-    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use overlay_agent::{
     dataplane::{
-        desired::{
-            DataPlane, Direction, Keying, Network, Node, Peer, SecurityAssociation, Settings,
-            Transmit,
-        },
+        desired::{DataPlane, Direction, Keying, SecurityAssociation, Transmit},
         reconcile::{self, Kernel as _},
     },
     kernel::{
@@ -25,11 +21,11 @@ use overlay_agent::{
         keeper::Keeper,
     },
 };
-use overlay_ebpf::abi::{Epoch, Lane, PeerIndex, Slot, Vni};
+use overlay_ebpf::abi::{Epoch, Lane, Slot};
 use serde_json::{Map, Value, json};
 
-use super::times;
-use crate::lab::{Family, Lab, keyring};
+use super::{kept, times};
+use crate::lab::{Lab, keyring};
 
 /// Ticks of `/proc/PID/stat` in a second (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
@@ -38,11 +34,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub fn measure(peers: u32, lanes: u8, rounds: u32) -> Result<()> {
     let lab = super::lab(true)?;
     let node = lab.node(1)?;
-    let directories = Directories {
-        pins: node.pins().to_owned(),
-        state: lab.directory().join("state"),
-        run: lab.directory().join("run"),
-    };
+    let directories = kept::directories(&lab, node);
     let rows = node.netns.enter(|| {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -143,7 +135,7 @@ async fn run(
     lanes: u8,
     rounds: u32,
 ) -> Result<BTreeMap<&'static str, Phase>> {
-    let mut desired = base(lab, peers)?;
+    let mut desired = kept::base(lab, peers, true)?;
     let mut host = Host::open(directories.clone(), &desired.settings, &[])?;
     host.take_over()?;
     let keeper = Keeper::new(host, desired.clone());
@@ -267,42 +259,4 @@ fn transmit(desired: &mut DataPlane, (epoch, slot): (Epoch, Slot), lanes: u8) {
     for peer in desired.peers.values_mut() {
         peer.transmit = Some(Transmit { epoch, slot, lanes });
     }
-}
-
-/// Peers from 2 on, on one encrypted network, without an SA.
-fn base(lab: &Lab, peers: u32) -> Result<DataPlane> {
-    let vni = Vni::new(4097)?;
-    let network = Network {
-        name: "net".to_owned(),
-        vni,
-        encrypted: true,
-        replicate: false,
-        mtu: None,
-        mtu_at_most: None,
-    };
-    let peers = (2..peers + 2).map(|number| {
-        let index = PeerIndex::new(number)?;
-        let [_, _, c, d] = number.to_be_bytes();
-        let peer = Peer {
-            index,
-            name: format!("node-{number}"),
-            vtep: Ipv4Addr::new(198, 18, c, d).into(),
-            networks: [vni].into(),
-            transmit: None,
-            sas: Vec::new(),
-        };
-        Ok((index, peer))
-    });
-    Ok(DataPlane {
-        node: Node {
-            index: PeerIndex::new(1)?,
-            name: "node-1".to_owned(),
-            vteps: vec![lab.underlay.vtep(1, Family::V4)?],
-        },
-        settings: Settings::default(),
-        networks: [(vni, network)].into(),
-        peers: peers.collect::<Result<_>>()?,
-        local_endpoints: Vec::new(),
-        remote_endpoints: Vec::new(),
-    })
 }
