@@ -268,8 +268,13 @@ impl Inner {
 
     /// Which of the managers do not answer, in words.
     fn silent(&self) -> String {
-        let voters = self.voters();
         let answering = self.links.answering(self.setup.timing.silence());
+        let metrics = self.raft.metrics().borrow().clone();
+        let membership = metrics.membership_config.membership();
+        // Of two, while the voters change, the one without a majority is in the way.
+        let configs = membership.get_joint_config();
+        let lacking = configs.iter().find(|it| !has_majority(it, &answering));
+        let voters = lacking.cloned().unwrap_or_else(|| self.voters());
         let silent: Vec<String> = voters
             .difference(&answering)
             .map(|it| self.name(*it))
@@ -296,11 +301,15 @@ impl Inner {
         let last = metrics.last_log_index.unwrap_or(0);
         let all = voters.iter().chain(&learners).chain(roster.keys());
         let all: BTreeSet<u64> = all.copied().collect();
+        let configs = membership.get_joint_config();
+        let known = |index: &u64| voters.contains(index) || learners.contains(index);
         let managers = all.into_iter().map(|index| {
-            let place = match (roster.contains_key(&index), voters.contains(&index)) {
+            // One that comes or goes has no full vote while the voters change.
+            let votes = configs.iter().all(|voters| voters.contains(&index));
+            let place = match (roster.contains_key(&index), votes) {
                 (false, _) => ManagerPlace::Leaves,
                 (true, true) => ManagerPlace::Voter,
-                (true, false) if learners.contains(&index) => ManagerPlace::CatchesUp,
+                (true, false) if known(&index) => ManagerPlace::CatchesUp,
                 (true, false) => ManagerPlace::Waits,
             };
             let address = roster.get(&index).copied();

@@ -391,10 +391,9 @@ impl World {
             world.join(next).await;
         }
         world
+            // And all know it: a change that is under way wants the majority of before as well.
             .wait("all have a vote", |world| {
-                world
-                    .leader()
-                    .is_some_and(|leader| world.voters(leader).len() == usize::from(n))
+                world.running().all(|at| world.votes(at) == usize::from(n))
             })
             .await;
         world
@@ -512,6 +511,13 @@ impl World {
                 .is_some_and(|(it, _)| it == id)
         };
         self.running().all(agrees).then_some(leader)
+    }
+
+    /// Managers that have a vote for good.
+    fn votes(&self, seen_by: u8) -> usize {
+        let managers = self.nodes[&seen_by].managers().status().managers;
+        let votes = |it: &&ManagerStatus| it.place == ManagerPlace::Voter;
+        managers.iter().filter(votes).count()
     }
 
     pub fn voters(&self, seen_by: u8) -> BTreeSet<u64> {
