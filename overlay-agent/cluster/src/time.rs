@@ -71,6 +71,17 @@ impl Instant {
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The first time from this one on that is a whole number of steps after the start: what waits for the same
+    /// step is done together. Without a step, and near the end of time, it is this one.
+    pub fn at_whole(self, step: Duration) -> Self {
+        let whole = self
+            .0
+            .as_nanos()
+            .checked_next_multiple_of(step.as_nanos())
+            .and_then(|nanos| u64::try_from(nanos).ok());
+        whole.map_or(self, |nanos| Self(Duration::from_nanos(nanos)))
+    }
 }
 
 impl std::ops::Add<Duration> for Instant {
@@ -90,6 +101,17 @@ impl fmt::Display for Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_one_step_are_one_time() {
+        let at = |millis| Instant::from_start(Duration::from_millis(millis));
+        let step = Duration::from_secs(2);
+        assert_eq!(at(0).at_whole(step), at(0));
+        assert_eq!(at(1).at_whole(step), at(2000));
+        assert_eq!(at(1999).at_whole(step), at(2000));
+        assert_eq!(at(2000).at_whole(step), at(2000));
+        assert_eq!(at(2001).at_whole(Duration::ZERO), at(2001));
+    }
 
     #[test]
     fn times_are_written_as_dates_as_far_as_there_are_dates() {
@@ -112,5 +134,6 @@ mod tests {
         assert_eq!(first.since(last), Duration::ZERO);
         let end = Instant::from_start(Duration::MAX);
         assert_eq!(end + Duration::from_secs(1), end);
+        assert_eq!(end.at_whole(Duration::from_secs(7)), end);
     }
 }

@@ -18,8 +18,8 @@ pub struct Settings {
     /// First wait before an acknowledgement is sent again; it doubles up to [`Self::resend_max`].
     pub resend: Duration,
     pub resend_max: Duration,
-    /// Wait before an SA is made again that the kernel refused; it doubles up to
-    /// [`Self::retry_max`].
+    /// Wait before an SA is made again that the kernel refused; it doubles up to [`Self::retry_max`]. It ends at a whole
+    /// number of waits, so that all SAs that were refused are made together: it may take as long again.
     pub retry: Duration,
     pub retry_max: Duration,
     /// Refusals in a row after which a human is called.

@@ -403,3 +403,28 @@ fn a_slot_with_a_missing_lane_is_not_sent_in() {
     node.adopt(index(1), &adopted, Some(transmit));
     assert_eq!(node.transmit(index(1)), None);
 }
+
+#[test]
+fn sas_refused_at_different_times_are_made_again_together() {
+    let mut pair = Pair::new();
+    for node in 0..2 {
+        pair.wait(Duration::from_millis(300));
+        let (sas, _) = pair.actions(node);
+        for key in new(sas.as_ref()) {
+            pair.report(node, key, KernelEvent::Failed);
+        }
+        let (left, _) = pair.actions(node);
+        assert!(new(left.as_ref()).is_empty(), "not again at once");
+    }
+    let mut again = [None; 2];
+    for _ in 0..30 {
+        pair.wait(Duration::from_millis(100));
+        for (node, again) in again.iter_mut().enumerate() {
+            if !new(pair.actions(node).0.as_ref()).is_empty() {
+                again.get_or_insert(pair.now);
+            }
+        }
+    }
+    let first = again[0].expect("it is made again");
+    assert_eq!(again[1], Some(first));
+}

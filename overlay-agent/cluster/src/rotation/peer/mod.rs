@@ -72,10 +72,13 @@ struct Retry {
 }
 
 impl Retry {
+    /// A kernel that refuses one peer's SAs refuses others', too, most times: they are tried again together, and
+    /// the whole is planned once and not for each.
     fn failed(&mut self, settings: &Settings, now: Instant) {
         let wait = settings.retry * 2u32.saturating_pow(self.failures.min(16));
+        let wait = wait.min(settings.retry_max);
         self.failures += 1;
-        self.at = Some(now + wait.min(settings.retry_max));
+        self.at = Some((now + wait).at_whole(wait));
     }
 
     fn is_due(&self, now: Instant) -> bool {
