@@ -489,8 +489,8 @@ fn endpoint(vni: Vni, mac: MacAddr, ips: &[IpAddr], name: &str) -> Content {
     Content::Live(Body::Endpoint(Endpoint {
         vni,
         mac,
-        ips: ips.to_vec(),
-        name: name.to_owned(),
+        ips: ips.into(),
+        name: name.into(),
     }))
 }
 

@@ -10,6 +10,7 @@ use std::{
     path::PathBuf,
 };
 
+pub use overlay_cluster::gossip::record::Addresses;
 pub use overlay_cluster::rotation::{Direction, Keying, Transmit};
 use overlay_ebpf::abi::{Epoch, Lane, MacAddr, MarkLayout, PeerIndex, Slot, Spi, Vni};
 
@@ -195,7 +196,7 @@ pub struct RemoteEndpoint {
     pub vni: Vni,
     pub peer: PeerIndex,
     pub mac: MacAddr,
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
 }
 
 impl Default for Settings {

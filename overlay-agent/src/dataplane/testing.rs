@@ -107,7 +107,7 @@ pub fn remote(number: u32, peer: u32, host: u8) -> RemoteEndpoint {
         vni: vni(number),
         peer: index(peer),
         mac: MacAddr::from_ipv4([10, 0, 1, host]),
-        addresses: vec![format!("10.0.1.{host}").parse().unwrap()],
+        addresses: [format!("10.0.1.{host}").parse().unwrap()].into(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! follows what is wanted anew.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
@@ -501,14 +502,15 @@ fn tell_changes(
 }
 
 /// The data plane without the endpoints of these devices.
-fn without(desired: &DataPlane, gone: &BTreeSet<String>) -> DataPlane {
-    let mut desired = desired.clone();
-    if !gone.is_empty() {
-        desired
-            .local_endpoints
-            .retain(|endpoint| !gone.contains(&device(endpoint)));
+fn without<'a>(desired: &'a DataPlane, gone: &BTreeSet<String>) -> Cow<'a, DataPlane> {
+    if gone.is_empty() {
+        return Cow::Borrowed(desired);
     }
+    let mut desired = desired.clone();
     desired
+        .local_endpoints
+        .retain(|endpoint| !gone.contains(&device(endpoint)));
+    Cow::Owned(desired)
 }
 
 fn device(endpoint: &LocalEndpoint) -> String {

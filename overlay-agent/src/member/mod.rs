@@ -309,7 +309,7 @@ impl Member {
             vni: endpoint.vni,
             mac: endpoint.mac,
             ips: endpoint.addresses.iter().map(|(ip, _)| *ip).collect(),
-            name: endpoint.name.clone(),
+            name: endpoint.name.as_str().into(),
         });
         let actions = self.gossip.publish(now, body)?;
         self.gossiped(actions, now);

@@ -253,7 +253,7 @@ impl World {
                     vni: endpoint.vni,
                     mac: endpoint.mac,
                     ips: endpoint.addresses.clone(),
-                    name: String::new(),
+                    name: Default::default(),
                 };
                 let owner = u8::try_from(endpoint.peer.get()).unwrap();
                 (node(owner), remembered)

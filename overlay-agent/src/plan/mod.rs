@@ -103,7 +103,7 @@ pub fn data_plane(
             Some((peer.index, peer))
         })
         .collect::<BTreeMap<PeerIndex, Peer>>();
-    let remote_endpoints = remote
+    let mut remote_endpoints: Vec<_> = remote
         .endpoints()
         .filter(|(_, endpoint)| hosted.contains(&endpoint.vni))
         .filter_map(|(owner, endpoint)| {
@@ -116,6 +116,8 @@ pub fn data_plane(
             })
         })
         .collect();
+    // It is most of what an agent of a large cluster holds.
+    remote_endpoints.shrink_to_fit();
     Ok(DataPlane {
         node: self::node(node),
         settings: settings(&view.settings, host),

@@ -27,8 +27,8 @@ fn endpoint(number: u32, address: IpAddr, mac: MacAddr) -> Endpoint {
     Endpoint {
         vni: vni(number),
         mac,
-        ips: vec![address],
-        name: String::new(),
+        ips: [address].into(),
+        name: Default::default(),
     }
 }
 

@@ -378,8 +378,8 @@ mod tests {
         Content::Live(Body::Endpoint(Endpoint {
             vni: Vni::new(4096).expect("a VNI"),
             mac: mac(n),
-            ips: vec![[10, 0, 0, 1].into()],
-            name: String::new(),
+            ips: [[10, 0, 0, 1].into()].into(),
+            name: Default::default(),
         }))
     }
 
@@ -421,7 +421,7 @@ mod tests {
     fn two_records_of_one_version_settle_on_the_same_one_everywhere() {
         let mut second = endpoint(1);
         if let Content::Live(Body::Endpoint(endpoint)) = &mut second {
-            endpoint.name = "other".to_owned();
+            endpoint.name = "other".into();
         }
         let both = [signed(1, endpoint(1)), signed(1, second)];
         let mut stores = [Store::new(CLUSTER), Store::new(CLUSTER)];

@@ -238,8 +238,8 @@ fn an_oversized_state_stays_its_owners_problem() {
                 content: Content::Live(Body::Endpoint(crate::gossip::record::Endpoint {
                     vni: overlay_ebpf::abi::Vni::new(5000).expect("a VNI"),
                     mac: overlay_ebpf::abi::MacAddr([2, 0, 0, batch, high, low]),
-                    ips: vec![[10, batch, high, low].into()],
-                    name: String::new(),
+                    ips: [[10, batch, high, low].into()].into(),
+                    name: Default::default(),
                 })),
             };
             sign(&world, &key, &record)

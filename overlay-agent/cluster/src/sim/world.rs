@@ -291,8 +291,8 @@ impl World {
         let body = Body::Endpoint(Endpoint {
             vni: Vni::new(4096).expect("a VNI"),
             mac: MacAddr([2, 0x42, n[0], n[1], n[2], n[3]]),
-            ips: vec![[10, n[1], n[2], n[3]].into()],
-            name: format!("web-{}", self.written),
+            ips: [[10, n[1], n[2], n[3]].into()].into(),
+            name: format!("web-{}", self.written).into(),
         });
         let key = body.key();
         self.publish(node, body);

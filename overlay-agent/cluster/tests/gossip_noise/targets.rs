@@ -115,8 +115,8 @@ fn store(of: u8, records: u8) -> Store {
         let content = Content::Live(Body::Endpoint(Endpoint {
             vni: Vni::new(4096).expect("a VNI"),
             mac: MacAddr([2, 0, 0, 0, 0, n]),
-            ips: vec![[10, 0, 0, n].into()],
-            name: String::new(),
+            ips: [[10, 0, 0, n].into()].into(),
+            name: Default::default(),
         }));
         let applied = store.apply(sign(of, n, content), &roster());
         assert!(applied.is_ok());

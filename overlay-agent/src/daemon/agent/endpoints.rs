@@ -51,11 +51,11 @@ impl Agent {
                 endpoints.push(Endpoint {
                     network: network_name(running, endpoint.vni),
                     vni: endpoint.vni,
-                    name: endpoint.name,
+                    name: endpoint.name.into(),
                     node: peer.map_or_else(|| node.to_string(), |peer| peer.name.to_string()),
                     local: false,
                     mac: endpoint.mac,
-                    addresses: endpoint.ips,
+                    addresses: endpoint.ips.into_vec(),
                     netns: None,
                     interface: None,
                     labels: Default::default(),

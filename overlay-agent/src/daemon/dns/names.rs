@@ -264,7 +264,7 @@ mod tests {
         Endpoint {
             vni: vni(number),
             mac: MacAddr([2, 0, 0, 0, n, host]),
-            ips: vec![ip(number, n, host)],
+            ips: [ip(number, n, host)].into(),
             name: name.into(),
         }
     }

@@ -36,7 +36,7 @@ use overlay_cluster::{
     gossip::{
         anti_entropy::SyncError,
         envelope::BootNonce,
-        record::{Body, Endpoint},
+        record::{Addresses, Body, Endpoint},
     },
     id::NodeId,
     log::{command::Command, view::View},
@@ -434,7 +434,7 @@ fn in_kernel(pins: &Path) -> Result<Option<Vec<(u32, Endpoint)>>, BpfError> {
         return Ok(None);
     };
     let maps = pinned.observe_maps()?;
-    let mut addresses: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut addresses: BTreeMap<_, Addresses> = BTreeMap::new();
     for (key, value) in &maps.addresses {
         let of = addresses.entry((key.vni, value.mac)).or_default();
         of.push(address_of(&key.address));
@@ -449,7 +449,7 @@ fn in_kernel(pins: &Path) -> Result<Option<Vec<(u32, Endpoint)>>, BpfError> {
             mac: MacAddr(key.mac),
             ips: addresses.remove(&(key.vni, key.mac)).unwrap_or_default(),
             // The kernel knows none.
-            name: String::new(),
+            name: Default::default(),
         };
         Some((entry.peer, endpoint))
     });
@@ -474,7 +474,7 @@ fn on_record(run: &Path) -> Vec<(u32, Endpoint)> {
                 vni: endpoint.vni,
                 mac: endpoint.mac,
                 ips: endpoint.addresses,
-                name: String::new(),
+                name: Default::default(),
             };
             (endpoint.peer.get(), remembered)
         })

@@ -585,7 +585,7 @@ fn contradictions_are_refused_by_name() {
             d.remote_endpoints[0].mac = d.local_endpoints[0].mac;
         }),
         ("address 10.0.0.1 belongs to", |d| {
-            d.remote_endpoints[0].addresses = vec!["10.0.0.1".parse().unwrap()];
+            d.remote_endpoints[0].addresses = ["10.0.0.1".parse().unwrap()].into();
         }),
         ("there is no network with VNI 5000", |d| {
             d.remote_endpoints[0].vni = vni(5000)

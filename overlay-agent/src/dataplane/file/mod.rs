@@ -193,7 +193,7 @@ impl File {
                     peer: endpoint.peer.0,
                     mac: mac(endpoint.mac, endpoint.addresses.iter().copied())
                         .ok_or_else(|| FileError::NoMac(what()))?,
-                    addresses: endpoint.addresses.clone(),
+                    addresses: endpoint.addresses.iter().copied().collect(),
                 })
             })
             .collect::<Result<_, FileError>>()?;

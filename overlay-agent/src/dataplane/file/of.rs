@@ -53,7 +53,7 @@ impl From<&DataPlane> for File {
                     network: name(&endpoint.vni),
                     peer: Index(endpoint.peer),
                     mac: Some(Mac(endpoint.mac)),
-                    addresses: endpoint.addresses.clone(),
+                    addresses: endpoint.addresses.to_vec(),
                 })
                 .collect(),
         }

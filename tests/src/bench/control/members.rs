@@ -220,8 +220,8 @@ impl Member {
             Body::Endpoint(Endpoint {
                 vni: self.vni,
                 mac: mac(address),
-                ips: vec![address],
-                name: format!("web-{}-{number}", self.number),
+                ips: [address].into(),
+                name: format!("web-{}-{number}", self.number).into(),
             })
         });
         let own = [

@@ -135,6 +135,6 @@ fn endpoint(number: u32) -> Result<RemoteEndpoint> {
         vni: vni()?,
         peer: PeerIndex::new(number % PEERS + 2)?,
         mac: MacAddr([2, 0x42, 0x0b, b, c, d]),
-        addresses: vec![IpAddr::from([11, b, c, d])],
+        addresses: [IpAddr::from([11, b, c, d])].into(),
     })
 }

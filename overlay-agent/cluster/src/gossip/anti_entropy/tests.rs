@@ -43,8 +43,8 @@ fn endpoint(n: u16) -> Content {
     Content::Live(Body::Endpoint(Endpoint {
         vni: Vni::new(4096).expect("a VNI"),
         mac: MacAddr([2, 0, 0, 0, high, low]),
-        ips: vec![[10, 0, high, low].into()],
-        name: String::new(),
+        ips: [[10, 0, high, low].into()].into(),
+        name: Default::default(),
     }))
 }
 

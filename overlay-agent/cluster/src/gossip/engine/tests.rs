@@ -59,8 +59,8 @@ fn endpoint(n: u8) -> Body {
     Body::Endpoint(Endpoint {
         vni: Vni::new(4096).expect("a VNI"),
         mac: MacAddr([2, 0, 0, 0, 0, n]),
-        ips: vec![IpAddr::from([10, 0, 0, n])],
-        name: String::new(),
+        ips: [IpAddr::from([10, 0, 0, n])].into(),
+        name: Default::default(),
     })
 }
 

@@ -2,9 +2,11 @@
 
 use std::{fmt, net::IpAddr, net::SocketAddr};
 
+use compact_str::CompactString;
 use overlay_ebpf::abi::{Lane, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
 
 use crate::{
     gossip::envelope::BootNonce,
@@ -58,15 +60,18 @@ pub struct Node {
     pub boot: BootNonce,
 }
 
+/// Addresses of an endpoint: one, most times, which then needs no allocation of its own.
+pub type Addresses = SmallVec<[IpAddr; 1]>;
+
 /// A container's interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     pub vni: Vni,
     pub mac: MacAddr,
     /// At least one.
-    pub ips: Vec<IpAddr>,
+    pub ips: Addresses,
     /// A DNS label, or empty.
-    pub name: String,
+    pub name: CompactString,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -197,8 +197,8 @@ mod tests {
         Content::Live(Body::Endpoint(Endpoint {
             vni: Vni::new(4097).expect("a VNI"),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            ips: vec![IpAddr::from([10, 0, 9, 2])],
-            name: name.to_owned(),
+            ips: [IpAddr::from([10, 0, 9, 2])].into(),
+            name: name.into(),
         }))
     }
 

@@ -341,7 +341,7 @@ fn figures_of_attaching_and_of_many_remote_endpoints() {
                     vni: vni(),
                     peer: PeerIndex::new(u32::try_from(number % PEERS).unwrap() + 2).unwrap(),
                     mac: MacAddr([2, 0x42, 11, high, low, 1]),
-                    addresses: vec![ip.into()],
+                    addresses: [ip.into()].into(),
                 }
             })
             .collect();
