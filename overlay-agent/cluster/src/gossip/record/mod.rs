@@ -16,7 +16,7 @@ mod body;
 mod signed;
 
 pub use body::{
-    Addresses, Body, Content, Endpoint, Invalid, Key, MAX_ADDRESSES, MAX_NAME, MAX_SOFTWARE, Node, Record,
-    Version,
+    Addresses, Body, Content, Endpoint, Invalid, Key, MAX_ADDRESSES, MAX_NAME, MAX_SOFTWARE, Node,
+    Record, Version,
 };
 pub use signed::{MAX_RECORD, RecordError, Signed};
