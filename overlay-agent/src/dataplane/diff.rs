@@ -53,6 +53,10 @@ fn changed<K: Ord + Clone, V: PartialEq + Clone>(
     wanted: &BTreeMap<K, V>,
     current: &BTreeMap<K, V>,
 ) -> Vec<(K, V)> {
+    // The large ones seldom differ, and this is one walk.
+    if wanted == current {
+        return Vec::new();
+    }
     wanted
         .iter()
         .filter(|(key, value)| current.get(key) != Some(value))
@@ -62,6 +66,9 @@ fn changed<K: Ord + Clone, V: PartialEq + Clone>(
 
 /// Keys of `current` that `wanted` lacks.
 fn surplus<K: Ord + Clone, V>(wanted: &BTreeMap<K, V>, current: &BTreeMap<K, V>) -> Vec<K> {
+    if wanted.keys().eq(current.keys()) {
+        return Vec::new();
+    }
     current
         .keys()
         .filter(|key| !wanted.contains_key(key))

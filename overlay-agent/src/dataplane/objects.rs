@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use overlay_ebpf::abi::{self, MacAddr, Spi};
@@ -360,8 +361,9 @@ pub struct MapEntries {
     pub networks: BTreeMap<abi::NetworkKey, abi::Network>,
     /// Device name → port.
     pub local_ports: BTreeMap<String, abi::LocalPort>,
-    pub endpoints: BTreeMap<abi::EndpointKey, EndpointEntry>,
-    pub addresses: BTreeMap<abi::AddressKey, abi::Address>,
+    /// Many, so copies are the same ones until one changes.
+    pub endpoints: Arc<BTreeMap<abi::EndpointKey, EndpointEntry>>,
+    pub addresses: Arc<BTreeMap<abi::AddressKey, abi::Address>>,
     pub peers: BTreeMap<abi::PeerKey, PeerEntry>,
     pub vteps: BTreeMap<abi::VtepKey, abi::Vtep>,
     pub memberships: BTreeMap<abi::MembershipKey, abi::Membership>,

@@ -172,18 +172,21 @@ pub async fn reconcile_and_tell<K: Kernel>(
             done: report.done.len(),
         });
         let used = kernel.used_keys().map_err(ReconcileError::Kernel)?;
-        let plan = plan(desired, &facts, &observed, &used).map_err(ReconcileError::Invalid)?;
-        report.problems = plan.problems;
+        // What is wanted is let go: it is as large as what is observed.
+        let Plan {
+            steps, problems, ..
+        } = plan(desired, &facts, &observed, &used).map_err(ReconcileError::Invalid)?;
+        report.problems = problems;
         report.failed.clear();
         if pass == PASSES {
-            report.unsettled = plan.steps;
+            report.unsettled = steps;
             break;
         }
-        if plan.steps.is_empty() {
+        if steps.is_empty() {
             break;
         }
         let mut current = observed;
-        execute_all(kernel, &mut current, plan.steps, &mut report, &mut stop).await;
+        execute_all(kernel, &mut current, steps, &mut report, &mut stop).await;
         // What failed is reported, not tried again; what is done is looked at once more.
         if !report.failed.is_empty() || report.interrupted {
             break;
@@ -209,12 +212,14 @@ pub async fn follow<K: Kernel>(
     } else {
         BTreeSet::new()
     };
-    let plan = plan(desired, facts, current, &used).map_err(ReconcileError::Invalid)?;
+    let Plan {
+        steps, problems, ..
+    } = plan(desired, facts, current, &used).map_err(ReconcileError::Invalid)?;
     let mut report = Report {
-        problems: plan.problems,
+        problems,
         ..Report::default()
     };
-    execute_all(kernel, current, plan.steps, &mut report, &mut stop).await;
+    execute_all(kernel, current, steps, &mut report, &mut stop).await;
     for state in current.states.values_mut() {
         state.keying = Keying::Adopted;
     }

@@ -1,6 +1,6 @@
 //! One change to the kernel, and what the kernel's objects are after it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use overlay_ebpf::abi;
 
@@ -161,8 +161,8 @@ impl super::objects::MapEntries {
             MapWrite::Config(value) => self.config = value,
             MapWrite::Network(key, value) => put(&mut self.networks, key, value),
             MapWrite::LocalPort(key, value) => put(&mut self.local_ports, key, value),
-            MapWrite::Endpoint(key, value) => put(&mut self.endpoints, key, value),
-            MapWrite::Address(key, value) => put(&mut self.addresses, key, value),
+            MapWrite::Endpoint(key, value) => put(Arc::make_mut(&mut self.endpoints), key, value),
+            MapWrite::Address(key, value) => put(Arc::make_mut(&mut self.addresses), key, value),
             MapWrite::Peer(key, value) => put(&mut self.peers, key, value),
             MapWrite::Vtep(key, value) => put(&mut self.vteps, key, value),
             MapWrite::Membership(key, value) => put(&mut self.memberships, key, value),

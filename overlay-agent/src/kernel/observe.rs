@@ -1,6 +1,6 @@
 //! Everything of ours in the kernel.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use overlay_ebpf::abi::{Config, Location};
 
@@ -171,20 +171,21 @@ fn entries(maps: ObservedMaps, devices: &BTreeMap<u32, String>, own: &OwnDevices
             .into_iter()
             .map(|(key, value)| (name(key.ifindex), value))
             .collect(),
-        endpoints: maps
-            .endpoints
-            .into_iter()
-            .map(|(key, value)| {
-                let entry = match value.location {
-                    Location::Local => EndpointEntry::Local {
-                        device: name(value.ifindex),
-                    },
-                    Location::Remote => EndpointEntry::Remote { peer: value.peer },
-                };
-                (key, entry)
-            })
-            .collect(),
-        addresses: maps.addresses,
+        endpoints: Arc::new(
+            maps.endpoints
+                .into_iter()
+                .map(|(key, value)| {
+                    let entry = match value.location {
+                        Location::Local => EndpointEntry::Local {
+                            device: name(value.ifindex),
+                        },
+                        Location::Remote => EndpointEntry::Remote { peer: value.peer },
+                    };
+                    (key, entry)
+                })
+                .collect(),
+        ),
+        addresses: Arc::new(maps.addresses),
         peers: maps
             .peers
             .into_iter()

@@ -10,13 +10,13 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use overlay_cluster::{gossip::record::Endpoint, id::NodeId, log::view::View};
-use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
+use overlay_ebpf::abi::{MacAddr, Vni};
 
 /// Endpoints of other nodes that are believed, by owner, network and MAC. Clones are the same ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Believed {
-    /// Ascending by [`place`].
-    endpoints: Arc<[(NodeId, Endpoint)]>,
+    /// Ascending by [`place`]. Not `Arc<[_]>`, which is a copy of what it is made of: they are many.
+    endpoints: Arc<Box<[(NodeId, Endpoint)]>>,
 }
 
 /// Owner, network and MAC.
@@ -85,17 +85,9 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Who claims a MAC, and for what.
-struct Claim {
-    index: PeerIndex,
-    owner: NodeId,
-    endpoint: Endpoint,
-}
-
-impl Claim {
-    fn of(&self) -> (Vni, MacAddr) {
-        (self.endpoint.vni, self.endpoint.mac)
-    }
+/// Network and MAC, and who claims it.
+fn claim((owner, endpoint): &(NodeId, Endpoint)) -> (Vni, MacAddr, NodeId) {
+    (endpoint.vni, endpoint.mac, *owner)
 }
 
 /// Sorts what other nodes tell of. `before` is what was believed last; `own` are the MACs of this
@@ -108,11 +100,11 @@ pub fn judge(
     told: impl IntoIterator<Item = (NodeId, Endpoint)>,
 ) -> (Believed, Vec<Doubt>) {
     let mut doubts = Vec::new();
-    let mut claims: Vec<Claim> = Vec::new();
+    let mut claims: Vec<(NodeId, Endpoint)> = Vec::new();
     for (owner, endpoint) in told {
-        let Some(peer) = view.peers.get(&owner).filter(|_| owner != view.node) else {
+        if owner == view.node || !view.peers.contains_key(&owner) {
             continue;
-        };
+        }
         let (vni, mac) = (endpoint.vni, endpoint.mac);
         let Some(network) = view.networks.get(&vni) else {
             continue;
@@ -138,43 +130,38 @@ pub fn judge(
             });
             continue;
         }
-        claims.push(Claim {
-            index: peer.index,
-            owner,
-            endpoint,
-        });
+        claims.push((owner, endpoint));
     }
-    claims.sort_by_key(Claim::of);
+    claims.sort_unstable_by_key(claim);
+    let index = |owner: &NodeId| view.peers.get(owner).map(|peer| peer.index);
     let winners: Vec<bool> = claims
-        .chunk_by(|one, other| one.of() == other.of())
+        .chunk_by(|one, other| one.1.vni == other.1.vni && one.1.mac == other.1.mac)
         .flat_map(|claimants| {
-            let (vni, mac) = claimants[0].of();
+            let (vni, mac, _) = claim(&claimants[0]);
             let winner = match own.contains(&(vni, mac)) {
                 true => None,
-                false => claimants.iter().min_by_key(|claim| {
-                    let default = is_default(&claim.endpoint);
-                    (!default, !before.holds(&claim.owner, vni, mac), claim.index)
+                false => claimants.iter().min_by_key(|(owner, endpoint)| {
+                    let held = before.holds(owner, vni, mac);
+                    (!is_default(endpoint), !held, index(owner))
                 }),
             };
-            let holder = winner.map_or(view.node, |claim| claim.owner);
-            let losers = claimants.iter().filter(move |claim| claim.owner != holder);
-            doubts.extend(losers.map(|claim| Doubt {
-                owner: claim.owner,
+            let holder = winner.map_or(view.node, |(owner, _)| *owner);
+            let losers = claimants.iter().filter(move |(owner, _)| *owner != holder);
+            doubts.extend(losers.map(|(owner, _)| Doubt {
+                owner: *owner,
                 vni,
                 mac,
                 reason: Reason::MacTaken(holder),
             }));
-            claimants.iter().map(move |claim| claim.owner == holder)
+            claimants.iter().map(move |(owner, _)| *owner == holder)
         })
         .collect();
-    let won = claims.into_iter().zip(winners).filter(|(_, won)| *won);
-    let mut endpoints: Vec<_> = won
-        .map(|(claim, _)| (claim.owner, claim.endpoint))
-        .collect();
-    endpoints.sort_by_key(place);
-    endpoints.dedup_by_key(|known| place(known));
+    let mut won = winners.into_iter();
+    claims.retain(|_| won.next() == Some(true));
+    claims.sort_unstable_by_key(place);
+    claims.dedup_by_key(|known| place(known));
     let believed = Believed {
-        endpoints: endpoints.into(),
+        endpoints: Arc::new(claims.into_boxed_slice()),
     };
     (believed, doubts)
 }

@@ -1,6 +1,6 @@
 //! The entries of the BPF maps.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use overlay_ebpf::abi::{self, MacAddr, NetworkFlags, Vni, VtepRole};
 
@@ -16,10 +16,14 @@ use crate::dataplane::{
 pub fn compile(plan: &Plan<'_>, objects: &mut Objects) {
     let maps = &mut objects.maps;
     networks(plan, maps);
+    let mut endpoints = Endpoints::default();
     for endpoint in &plan.desired.local_endpoints {
-        local_endpoint(endpoint, maps);
+        endpoints.local(endpoint, maps);
     }
-    remote_endpoints(plan, maps);
+    endpoints.remote(plan, maps);
+    // Made at once, the trees are full; made entry by entry, they are half empty.
+    maps.endpoints = Arc::new(endpoints.endpoints.into_iter().collect());
+    maps.addresses = Arc::new(endpoints.addresses.into_iter().collect());
     flood_lists(plan, maps);
     vteps(plan, maps);
     for peer in plan.peers.values() {
@@ -57,59 +61,71 @@ fn endpoint_key(vni: Vni, mac: MacAddr) -> abi::EndpointKey {
     }
 }
 
-fn address(maps: &mut MapEntries, vni: Vni, ip: std::net::IpAddr, mac: MacAddr) {
-    maps.addresses.insert(
-        abi::AddressKey {
-            vni: vni.get(),
-            address: mapped_bytes(ip),
-        },
-        abi::Address {
-            mac: mac.0,
-            reserved: [0; 2],
-        },
-    );
+/// What there are tens of thousands of. The last entry of a key counts.
+#[derive(Default)]
+struct Endpoints {
+    endpoints: Vec<(abi::EndpointKey, EndpointEntry)>,
+    addresses: Vec<(abi::AddressKey, abi::Address)>,
 }
 
-fn local_endpoint(endpoint: &LocalEndpoint, maps: &mut MapEntries) {
-    let device = host_device_name(endpoint.vni, endpoint.mac);
-    maps.local_ports.insert(
-        device.clone(),
-        abi::LocalPort {
-            vni: endpoint.vni.get(),
-            mac: endpoint.mac.0,
-            reserved: [0; 2],
-        },
-    );
-    maps.endpoints.insert(
-        endpoint_key(endpoint.vni, endpoint.mac),
-        EndpointEntry::Local { device },
-    );
-    for &(ip, _) in &endpoint.addresses {
-        address(maps, endpoint.vni, ip, endpoint.mac);
-    }
-}
-
-fn remote_endpoints(plan: &Plan<'_>, maps: &mut MapEntries) {
-    for endpoint in &plan.desired.remote_endpoints {
-        if !plan.reaches(endpoint) {
-            continue;
-        }
-        let (vni, peer) = (endpoint.vni, endpoint.peer.get());
-        maps.endpoints.insert(
-            endpoint_key(vni, endpoint.mac),
-            EndpointEntry::Remote { peer },
+impl Endpoints {
+    fn local(&mut self, endpoint: &LocalEndpoint, maps: &mut MapEntries) {
+        let device = host_device_name(endpoint.vni, endpoint.mac);
+        maps.local_ports.insert(
+            device.clone(),
+            abi::LocalPort {
+                vni: endpoint.vni.get(),
+                mac: endpoint.mac.0,
+                reserved: [0; 2],
+            },
         );
-        for &ip in &endpoint.addresses {
-            address(maps, vni, ip, endpoint.mac);
+        let entry = EndpointEntry::Local { device };
+        let addresses = endpoint.addresses.iter().map(|&(ip, _)| ip);
+        self.add(endpoint.vni, endpoint.mac, entry, addresses);
+    }
+
+    fn remote(&mut self, plan: &Plan<'_>, maps: &mut MapEntries) {
+        let many = plan.desired.remote_endpoints.len();
+        self.endpoints.reserve_exact(many);
+        self.addresses.reserve_exact(many);
+        for endpoint in &plan.desired.remote_endpoints {
+            if !plan.reaches(endpoint) {
+                continue;
+            }
+            let (vni, peer) = (endpoint.vni, endpoint.peer.get());
+            let entry = EndpointEntry::Remote { peer };
+            let addresses = endpoint.addresses.iter().copied();
+            self.add(vni, endpoint.mac, entry, addresses);
+            let key = abi::MembershipKey {
+                vni: vni.get(),
+                peer,
+            };
+            maps.memberships
+                .entry(key)
+                .or_insert(abi::Membership { endpoints: 0 })
+                .endpoints += 1;
         }
-        let key = abi::MembershipKey {
-            vni: vni.get(),
-            peer,
-        };
-        maps.memberships
-            .entry(key)
-            .or_insert(abi::Membership { endpoints: 0 })
-            .endpoints += 1;
+    }
+
+    fn add(
+        &mut self,
+        vni: Vni,
+        mac: MacAddr,
+        entry: EndpointEntry,
+        addresses: impl Iterator<Item = IpAddr>,
+    ) {
+        self.endpoints.push((endpoint_key(vni, mac), entry));
+        self.addresses.extend(addresses.map(|ip| {
+            let key = abi::AddressKey {
+                vni: vni.get(),
+                address: mapped_bytes(ip),
+            };
+            let address = abi::Address {
+                mac: mac.0,
+                reserved: [0; 2],
+            };
+            (key, address)
+        }));
     }
 }
 
