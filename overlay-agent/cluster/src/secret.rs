@@ -47,13 +47,18 @@ impl fmt::Debug for Secret {
 
 /// AES-256-GCM keying material of one ESP SA: 32-byte key ‖ 4-byte salt (RFC 4106 section 8.1).
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct KeyMaterial([u8; Self::LEN]);
+pub struct KeyMaterial(
+    /// Boxed: what holds it is moved about, and each move would leave a copy behind. Without a key it is small.
+    Box<[u8; Self::LEN]>,
+);
 
 impl KeyMaterial {
     pub const LEN: usize = 36;
 
-    pub fn new(bytes: [u8; Self::LEN]) -> Self {
-        Self(bytes)
+    pub fn new(mut bytes: [u8; Self::LEN]) -> Self {
+        let key = Self(Box::new(bytes));
+        bytes.zeroize();
+        key
     }
 
     /// The bytes for the system call that installs them, and for nothing else.
