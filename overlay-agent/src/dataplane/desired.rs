@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
 };
 
 pub use overlay_cluster::gossip::record::Addresses;
@@ -22,7 +23,8 @@ pub struct DataPlane {
     pub networks: BTreeMap<Vni, Network>,
     pub peers: BTreeMap<PeerIndex, Peer>,
     pub local_endpoints: Vec<LocalEndpoint>,
-    pub remote_endpoints: Vec<RemoteEndpoint>,
+    /// Many, so copies are the same ones.
+    pub remote_endpoints: Arc<Vec<RemoteEndpoint>>,
 }
 
 /// This node.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use overlay_ebpf::abi::{Epoch, Lane, MacAddr, PeerIndex, Slot, Vni};
@@ -111,6 +112,10 @@ pub fn remote(number: u32, peer: u32, host: u8) -> RemoteEndpoint {
     }
 }
 
+pub fn remotes(desired: &mut DataPlane) -> &mut Vec<RemoteEndpoint> {
+    Arc::make_mut(&mut desired.remote_endpoints)
+}
+
 /// Node 1 with an encrypted and a plain network and two peers: 2 shares both, 3 the plain one.
 pub fn example() -> DataPlane {
     DataPlane {
@@ -127,7 +132,11 @@ pub fn example() -> DataPlane {
             .map(|peer| (peer.index, peer))
             .into(),
         local_endpoints: vec![local(4096, 1), local(4097, 2)],
-        remote_endpoints: vec![remote(4096, 2, 1), remote(4097, 2, 2), remote(4097, 3, 3)],
+        remote_endpoints: Arc::new(vec![
+            remote(4096, 2, 1),
+            remote(4097, 2, 2),
+            remote(4097, 3, 3),
+        ]),
     }
 }
 
@@ -251,11 +260,11 @@ prop_compose! {
                 local
             })
             .collect();
-        desired.remote_endpoints = remotes
+        let remotes = remotes
             .into_iter()
             .filter(|&((number, _), peer)| known(number) && desired.peers.contains_key(&index(peer)))
-            .map(|((number, host), peer)| remote(4096 + number, peer, host))
-            .collect();
+            .map(|((number, host), peer)| remote(4096 + number, peer, host));
+        desired.remote_endpoints = Arc::new(remotes.collect());
         desired
     }
 }

@@ -475,11 +475,24 @@ impl fmt::Display for Who<'_> {
     }
 }
 
-/// MACs and addresses of the endpoints, each with the last endpoint that claims it.
+/// MACs and addresses of the endpoints, each with the endpoint that claims it. Lists that are sorted once: for tens of
+/// thousands of endpoints, trees take several times the memory.
 #[derive(Default)]
 struct Claims<'a> {
-    macs: BTreeMap<(Vni, MacAddr), Who<'a>>,
-    addresses: BTreeMap<(Vni, IpAddr), Who<'a>>,
+    macs: Vec<((Vni, MacAddr), Who<'a>)>,
+    addresses: Vec<((Vni, IpAddr), Who<'a>)>,
+}
+
+/// What more than one claims: each with the one before it, in the order in which they were claimed.
+fn twice<'a, K: Ord + Copy>(
+    claims: &mut [(K, Who<'a>)],
+) -> impl Iterator<Item = (K, Who<'a>, Who<'a>)> {
+    claims.sort_by_key(|(key, _)| *key);
+    let pairs = claims.windows(2);
+    pairs.filter_map(|pair| match *pair {
+        [(key, first), (other, second)] if key == other => Some((key, first, second)),
+        _ => None,
+    })
 }
 
 impl<'a> Claims<'a> {
@@ -503,14 +516,7 @@ impl<'a> Claims<'a> {
                 what,
             });
         }
-        if let Some(first) = self.macs.insert((vni, mac), who) {
-            errors.push(Invalid::DuplicateMac {
-                vni,
-                mac,
-                first: first.to_string(),
-                second: who.to_string(),
-            });
-        }
+        self.macs.push(((vni, mac), who));
         for address in addresses {
             let unicast = match address {
                 IpAddr::V4(v4) => !v4.is_broadcast(),
@@ -526,15 +532,28 @@ impl<'a> Claims<'a> {
                     address,
                 });
             }
-            if let Some(first) = self.addresses.insert((vni, address), who) {
-                errors.push(Invalid::DuplicateAddress {
-                    vni,
-                    address,
-                    first: first.to_string(),
-                    second: who.to_string(),
-                });
-            }
+            self.addresses.push(((vni, address), who));
         }
+    }
+
+    fn duplicates(mut self, errors: &mut Vec<Invalid>) {
+        errors.extend(twice(&mut self.macs).map(|((vni, mac), first, second)| {
+            Invalid::DuplicateMac {
+                vni,
+                mac,
+                first: first.to_string(),
+                second: second.to_string(),
+            }
+        }));
+        let addresses = twice(&mut self.addresses);
+        errors.extend(addresses.map(
+            |((vni, address), first, second)| Invalid::DuplicateAddress {
+                vni,
+                address,
+                first: first.to_string(),
+                second: second.to_string(),
+            },
+        ));
     }
 }
 
@@ -573,7 +592,7 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
         }
         routes(local, &mut destinations, errors);
     }
-    for remote in &desired.remote_endpoints {
+    for remote in desired.remote_endpoints.iter() {
         let who = Who::Remote(remote);
         known_network(desired, remote.vni, who, errors);
         if !desired.peers.contains_key(&remote.peer) {
@@ -589,6 +608,7 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
             errors,
         );
     }
+    claims.duplicates(errors);
 }
 
 /// Networks that routes of a namespace lead to, each with what leads there.

@@ -39,7 +39,7 @@ use rand::CryptoRng;
 use crate::{
     dataplane::desired::{self, DataPlane, LocalEndpoint},
     plan::{
-        self, HostSettings,
+        self, HostSettings, Reached,
         claims::{self, Believed, Doubt},
         epochs,
     },
@@ -117,6 +117,7 @@ pub struct Member {
     secrets: BTreeMap<EpochName, Secret>,
     endpoints: Endpoints,
     believed: Believed,
+    reached: Reached,
     /// What the agent before believed, and until when.
     remembered: Option<(Vec<(NodeId, Endpoint)>, Instant)>,
     /// Gossip has caught up with a peer.
@@ -217,6 +218,7 @@ impl Member {
             secrets: BTreeMap::new(),
             endpoints,
             believed: Believed::default(),
+            reached: Reached::default(),
             remembered: None,
             informed: false,
             doubted: Vec::new(),
@@ -656,6 +658,7 @@ impl Member {
         }
         if std::mem::take(&mut self.pairs_changed) {
             self.pair(now, rng);
+            self.reached = Reached::of(&self.view, &self.endpoints.to_vec(), &self.believed);
             self.plan_changed = true;
         }
         self.rotate(now);
@@ -664,7 +667,7 @@ impl Member {
                 &self.view,
                 &self.host,
                 &self.endpoints.to_vec(),
-                &self.believed,
+                &self.reached,
                 self.sas.wanted(),
             );
             // Who was removed has said so by an alarm, and has an empty plan.
@@ -791,7 +794,7 @@ impl Member {
             networks: BTreeMap::new(),
             peers: BTreeMap::new(),
             local_endpoints: Vec::new(),
-            remote_endpoints: Vec::new(),
+            remote_endpoints: Default::default(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod pairs;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use overlay_cluster::{
@@ -67,16 +68,70 @@ pub enum PlanError {
     NotAMember(NodeId),
 }
 
+/// The nodes that share a network with this one, and their endpoints there. To find them takes the longest of all, and a
+/// rotation changes nothing of it.
+#[derive(Debug, Clone, Default)]
+pub struct Reached {
+    /// Where each is, and the networks that it shares.
+    peers: BTreeMap<NodeId, (IpAddr, BTreeSet<Vni>)>,
+    endpoints: Arc<Vec<RemoteEndpoint>>,
+}
+
+impl Reached {
+    /// Of the node whose view it is; none, if the view does not hold it. `local` are its endpoints.
+    pub fn of(view: &View, local: &[LocalEndpoint], remote: &Believed) -> Self {
+        let Some(node) = view.peers.get(&view.node) else {
+            return Self::default();
+        };
+        let hosted = hosted(view, local);
+        let peers: BTreeMap<_, _> = pairs::shared(&hosted, remote)
+            .into_iter()
+            .filter_map(|(id, networks)| {
+                let peer = view.peers.get(&id)?;
+                let vtep = common_vtep(&node.contact.vteps, &peer.contact.vteps)?;
+                Some((id, (vtep, networks)))
+            })
+            .collect();
+        let mut endpoints: Vec<_> = remote
+            .endpoints()
+            .filter(|(owner, endpoint)| hosted.contains(&endpoint.vni) && peers.contains_key(owner))
+            .filter_map(|(owner, endpoint)| {
+                Some(RemoteEndpoint {
+                    vni: endpoint.vni,
+                    peer: view.peers.get(owner)?.index,
+                    mac: endpoint.mac,
+                    addresses: endpoint.ips.clone(),
+                })
+            })
+            .collect();
+        // It is most of what an agent of a large cluster holds.
+        endpoints.shrink_to_fit();
+        Self {
+            peers,
+            endpoints: Arc::new(endpoints),
+        }
+    }
+}
+
+/// The networks of the view of which this node has an endpoint.
+fn hosted(view: &View, local: &[LocalEndpoint]) -> BTreeSet<Vni> {
+    let networks = local.iter().map(|endpoint| endpoint.vni);
+    networks
+        .filter(|vni| view.networks.contains_key(vni))
+        .collect()
+}
+
 /// The desired data plane of the node whose view it is.
 ///
-/// `local` are its endpoints; those of networks that the view lacks are left out, so they are closed.
+/// `local` are its endpoints; those of networks that the view lacks are left out, so they are closed. `reached` is
+/// made of the same view and endpoints.
 /// `sas` are those of the rotation: a peer without an entry has none, and encrypted networks to it
 /// are closed. The SAs of a peer that shares no encrypted network any more go with it.
 pub fn data_plane(
     view: &View,
     host: &HostSettings,
     local: &[LocalEndpoint],
-    remote: &Believed,
+    reached: &Reached,
     sas: &BTreeMap<PeerIndex, PeerSas>,
 ) -> Result<DataPlane, PlanError> {
     let node = view
@@ -88,36 +143,20 @@ pub fn data_plane(
         .filter(|endpoint| view.networks.contains_key(&endpoint.vni))
         .cloned()
         .collect();
-    let hosted: BTreeSet<Vni> = local.iter().map(|endpoint| endpoint.vni).collect();
-    let shared = pairs::shared(&hosted, remote);
-    let peers = shared
+    let hosted = hosted(view, &local);
+    let peers = reached
+        .peers
         .iter()
-        .filter_map(|(id, networks)| {
+        .filter_map(|(id, (vtep, networks))| {
             let peer = view.peers.get(id)?;
-            let vtep = common_vtep(&node.contact.vteps, &peer.contact.vteps)?;
             let sas = match pairs::is_encrypted(networks, &view.networks) {
                 true => sas.get(&peer.index),
                 false => None,
             };
-            let peer = of_peer(peer, vtep, networks.clone(), sas);
+            let peer = of_peer(peer, *vtep, networks.clone(), sas);
             Some((peer.index, peer))
         })
-        .collect::<BTreeMap<PeerIndex, Peer>>();
-    let mut remote_endpoints: Vec<_> = remote
-        .endpoints()
-        .filter(|(_, endpoint)| hosted.contains(&endpoint.vni))
-        .filter_map(|(owner, endpoint)| {
-            let peer = view.peers.get(owner)?.index;
-            peers.contains_key(&peer).then(|| RemoteEndpoint {
-                vni: endpoint.vni,
-                peer,
-                mac: endpoint.mac,
-                addresses: endpoint.ips.clone(),
-            })
-        })
         .collect();
-    // It is most of what an agent of a large cluster holds.
-    remote_endpoints.shrink_to_fit();
     Ok(DataPlane {
         node: self::node(node),
         settings: settings(&view.settings, host),
@@ -127,7 +166,7 @@ pub fn data_plane(
             .collect(),
         peers,
         local_endpoints: local,
-        remote_endpoints,
+        remote_endpoints: reached.endpoints.clone(),
     })
 }
 

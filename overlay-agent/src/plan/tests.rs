@@ -90,9 +90,19 @@ fn sas(slot: u8) -> PeerSas {
     }
 }
 
+fn whole(
+    view: &View,
+    host: &HostSettings,
+    local: &[LocalEndpoint],
+    remote: &Believed,
+    sas: &BTreeMap<PeerIndex, PeerSas>,
+) -> Result<DataPlane, PlanError> {
+    data_plane(view, host, local, &Reached::of(view, local, remote), sas)
+}
+
 fn plan(local: &[LocalEndpoint], told: &[(NodeId, Endpoint)]) -> DataPlane {
     let sas = (2..=5).map(|n| (index(n), sas(n))).collect();
-    data_plane(
+    whole(
         &view(),
         &HostSettings::default(),
         local,
@@ -167,7 +177,7 @@ fn a_node_that_the_log_has_not_takes_its_endpoints_along() {
     view.peers.remove(&id(2));
     let told = [told(BLUE, 2, 1)];
     let believed = believe(&told);
-    let plan = data_plane(
+    let plan = whole(
         &view,
         &HostSettings::default(),
         &[local(BLUE, 1)],
@@ -178,7 +188,7 @@ fn a_node_that_the_log_has_not_takes_its_endpoints_along() {
     assert!(plan.peers.is_empty() && plan.remote_endpoints.is_empty());
     view.peers.remove(&id(1));
     assert_eq!(
-        data_plane(
+        whole(
             &view,
             &HostSettings::default(),
             &[],
@@ -213,7 +223,7 @@ fn settings_of_the_cluster_and_of_the_host_both_count() {
         ..HostSettings::default()
     };
     let local = [local(BLUE, 1)];
-    let plan = data_plane(&view, &host, &local, &Believed::default(), &BTreeMap::new()).unwrap();
+    let plan = whole(&view, &host, &local, &Believed::default(), &BTreeMap::new()).unwrap();
     assert_eq!(
         (plan.settings.port, plan.settings.xdp),
         (8472, XdpMode::Off)

@@ -118,7 +118,7 @@ fn a_device_that_forwarded_before_is_not_made_to_accept_router_advertisements() 
             networks: BTreeMap::new(),
             peers: BTreeMap::new(),
             local_endpoints: Vec::new(),
-            remote_endpoints: Vec::new(),
+            remote_endpoints: Default::default(),
         };
         let accepting = ["asked0".to_owned(), "host0".to_owned()].into();
         let mut host = state.host();

@@ -405,7 +405,7 @@ fn empty(setup: &Setup) -> Result<DataPlane, StartError> {
         networks: Default::default(),
         peers: Default::default(),
         local_endpoints: Vec::new(),
-        remote_endpoints: Vec::new(),
+        remote_endpoints: Default::default(),
     })
 }
 
@@ -467,13 +467,13 @@ fn on_record(run: &Path) -> Vec<(u32, Endpoint)> {
         tracing::warn!(%error, "traffic to other nodes stops until they have told of their endpoints");
         None
     });
-    let endpoints = last.into_iter().flat_map(|last| last.remote_endpoints);
+    let endpoints = last.iter().flat_map(|last| last.remote_endpoints.iter());
     endpoints
         .map(|endpoint| {
             let remembered = Endpoint {
                 vni: endpoint.vni,
                 mac: endpoint.mac,
-                ips: endpoint.addresses,
+                ips: endpoint.addresses.clone(),
                 name: Default::default(),
             };
             (endpoint.peer.get(), remembered)

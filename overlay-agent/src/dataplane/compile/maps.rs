@@ -88,7 +88,7 @@ impl Endpoints {
         let many = plan.desired.remote_endpoints.len();
         self.endpoints.reserve_exact(many);
         self.addresses.reserve_exact(many);
-        for endpoint in &plan.desired.remote_endpoints {
+        for endpoint in plan.desired.remote_endpoints.iter() {
             if !plan.reaches(endpoint) {
                 continue;
             }

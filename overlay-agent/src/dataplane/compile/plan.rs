@@ -424,7 +424,7 @@ fn shared_networks(desired: &DataPlane) -> BTreeMap<PeerIndex, BTreeSet<Vni>> {
         .values()
         .map(|peer| (peer.index, peer.networks.clone()))
         .collect();
-    for endpoint in &desired.remote_endpoints {
+    for endpoint in desired.remote_endpoints.iter() {
         shared
             .entry(endpoint.peer)
             .or_default()

@@ -341,7 +341,7 @@ fn a_derived_mtu_is_lowered_to_the_limit_and_one_that_was_chosen_is_not() {
 fn flood_lists_are_dense_and_local_first() {
     let mut desired = example();
     desired.networks.get_mut(&vni(4097)).unwrap().replicate = true;
-    desired.remote_endpoints.push(remote(4097, 3, 9));
+    remotes(&mut desired).push(remote(4097, 3, 9));
     let compiled = compiled(&desired);
     let list: Vec<&FloodEntry> = compiled.objects.maps.flood_lists.values().collect();
     assert!(matches!(list[0], FloodEntry::Local { .. }));
@@ -566,7 +566,7 @@ fn contradictions_are_refused_by_name() {
         ("own", |d| {
             let mut peer = d.peers.remove(&index(3)).unwrap();
             peer.index = index(1);
-            d.remote_endpoints.retain(|e| e.peer != index(3));
+            remotes(d).retain(|e| e.peer != index(3));
             d.peers.insert(index(1), peer);
         }),
         ("address of its own", |d| {
@@ -582,17 +582,15 @@ fn contradictions_are_refused_by_name() {
             d.node.vteps[0] = "127.0.0.1".parse().unwrap()
         }),
         ("belongs to endpoint local4096-1 and to", |d| {
-            d.remote_endpoints[0].mac = d.local_endpoints[0].mac;
+            remotes(d)[0].mac = d.local_endpoints[0].mac;
         }),
         ("address 10.0.0.1 belongs to", |d| {
-            d.remote_endpoints[0].addresses = ["10.0.0.1".parse().unwrap()].into();
+            remotes(d)[0].addresses = ["10.0.0.1".parse().unwrap()].into();
         }),
         ("there is no network with VNI 5000", |d| {
-            d.remote_endpoints[0].vni = vni(5000)
+            remotes(d)[0].vni = vni(5000)
         }),
-        ("there is no peer 9", |d| {
-            d.remote_endpoints[0].peer = index(9)
-        }),
+        ("there is no peer 9", |d| remotes(d)[0].peer = index(9)),
         ("no outbound SA for lane 1", |d| {
             d.peers
                 .get_mut(&index(2))

@@ -9,6 +9,7 @@ pub(crate) mod schema;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
@@ -207,7 +208,7 @@ impl File {
             networks,
             peers,
             local_endpoints,
-            remote_endpoints,
+            remote_endpoints: Arc::new(remote_endpoints),
         })
     }
 

@@ -113,7 +113,7 @@ fn an_attach_and_a_detach_are_the_same_steps_beside_many_endpoints_as_beside_non
         let mut desired = example();
         for host in 100..100 + others {
             desired.local_endpoints.push(local(4096, host));
-            desired.remote_endpoints.push(remote(4097, 3, host));
+            remotes(&mut desired).push(remote(4097, 3, host));
         }
         let mut kernel = SimulatedKernel::new();
         apply(&mut kernel, &desired);
@@ -218,9 +218,7 @@ fn device_that_changes_its_link_layer_is_never_without_an_audit() {
     desired
         .local_endpoints
         .retain(|endpoint| endpoint.vni == vni(4096));
-    desired
-        .remote_endpoints
-        .retain(|endpoint| endpoint.vni == vni(4096));
+    remotes(&mut desired).retain(|endpoint| endpoint.vni == vni(4096));
     let mut kernel = SimulatedKernel::new();
     apply(&mut kernel, &desired);
     kernel.log.clear();

@@ -54,6 +54,6 @@ pub fn base(lab: &Lab, peers: u32, encrypted: bool) -> Result<DataPlane> {
         networks: [(vni, network)].into(),
         peers: peers.collect::<Result<_>>()?,
         local_endpoints: Vec::new(),
-        remote_endpoints: Vec::new(),
+        remote_endpoints: Default::default(),
     })
 }

@@ -135,7 +135,7 @@ impl Lab {
                 .map(|peer| (peer.index, peer))
                 .collect(),
             local_endpoints: Vec::new(),
-            remote_endpoints: Vec::new(),
+            remote_endpoints: Default::default(),
         };
         let empty = DataPlane {
             networks: BTreeMap::new(),
@@ -192,7 +192,7 @@ impl Lab {
         self.applier.stop().await;
         let empty = DataPlane {
             local_endpoints: Vec::new(),
-            remote_endpoints: Vec::new(),
+            remote_endpoints: Default::default(),
             ..self.desired.clone()
         };
         (self.applier, self.news) = start(self.directories.clone(), empty).await;
@@ -333,23 +333,22 @@ fn figures_of_attaching_and_of_many_remote_endpoints() {
         let mut full = attach(&mut lab, ENDPOINTS - 200..ENDPOINTS);
         let slowest = figures("attach, 800 to 1,000 endpoints", &mut full);
 
-        lab.desired.remote_endpoints = (0..REMOTE)
-            .map(|number| {
-                let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
-                let ip = [10, 9, high.wrapping_add(16), low];
-                RemoteEndpoint {
-                    vni: vni(),
-                    peer: PeerIndex::new(u32::try_from(number % PEERS).unwrap() + 2).unwrap(),
-                    mac: MacAddr([2, 0x42, 11, high, low, 1]),
-                    addresses: [ip.into()].into(),
-                }
-            })
-            .collect();
+        let many = (0..REMOTE).map(|number| {
+            let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
+            let ip = [10, 9, high.wrapping_add(16), low];
+            RemoteEndpoint {
+                vni: vni(),
+                peer: PeerIndex::new(u32::try_from(number % PEERS).unwrap() + 2).unwrap(),
+                mac: MacAddr([2, 0x42, 11, high, low, 1]),
+                addresses: [ip.into()].into(),
+            }
+        });
+        lab.desired.remote_endpoints = Arc::new(many.collect());
         let took = lab.applied();
         println!("{REMOTE} remote endpoints at once: {took:?}");
         let mut beside = attach(&mut lab, ENDPOINTS..ENDPOINTS + 100);
         figures("attach beside 50,000 remote endpoints", &mut beside);
-        lab.desired.remote_endpoints.clear();
+        lab.desired.remote_endpoints = Default::default();
         println!("and out again: {:?}", lab.applied());
         lab.applier.orders.clear().await.unwrap().unwrap();
         lab.applier.stop().await;
