@@ -111,6 +111,9 @@ pub enum ClientError {
     Tls(#[from] rustls::Error),
 }
 
+/// For what stands to be read of a connection that broke.
+const LAST: Duration = Duration::from_secs(1);
+
 /// What can be done about an alert of the other side.
 fn advice(alert: AlertDescription) -> &'static str {
     match alert {
@@ -487,8 +490,18 @@ where
     A: overlay_cluster::control::message::Message,
 {
     let answered = async {
-        frame::send(stream, request, limits.pace).await?;
-        frame::receive(stream, limits.answer, limits.pace).await
+        match frame::send(stream, request, limits.pace).await {
+            Ok(()) => frame::receive(stream, limits.answer, limits.pace).await,
+            // A server that refuses its client may have closed before all of the request was out. Its alert came before
+            // that, and stands to be read.
+            Err(FrameError::Io(broken)) => {
+                match frame::receive::<A>(stream, LAST, limits.pace).await {
+                    Err(FrameError::Io(error)) if alert(&error).is_some() => Err(error.into()),
+                    _ => Err(broken.into()),
+                }
+            }
+            Err(error) => Err(error),
+        }
     };
     match answered.await {
         Ok(Some(answer)) => Ok(answer),

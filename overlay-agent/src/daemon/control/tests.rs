@@ -471,6 +471,30 @@ async fn a_wrong_node_id_and_a_foreign_authority_are_refused() {
 }
 
 #[tokio::test]
+async fn an_evicted_node_learns_why_also_when_the_server_has_closed_before_it_asks() {
+    let world = World::new(1).await;
+    let client = world.join(2).await;
+    world.set_standing(key(2).node_id(), Standing::Evicted);
+    for wait in [0, 500] {
+        let refused = match client.connect(world.address, world.id).await {
+            Ok(mut connection) => {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+                connection.pull_view(None).await.expect_err("refused")
+            }
+            Err(error) => error,
+        };
+        let revoked = matches!(
+            refused,
+            ClientError::Alert {
+                alert: AlertDescription::CertificateRevoked,
+                ..
+            }
+        );
+        assert!(revoked, "after {wait} ms: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn the_connection_of_an_evicted_node_is_closed() {
     let world = World::new(1).await;
     let client = world.join(2).await;
