@@ -5,13 +5,16 @@ use anyhow::{Context as _, anyhow};
 use super::{Failure, Outcome, report, stop::Stop};
 use crate::{
     dataplane::{
-        desired::DataPlane,
+        desired::{DataPlane, Settings},
         file::{File, Format, keys::KeyEntry},
         reconcile::{self, Kernel as _, ReconcileError},
         validate,
     },
     kernel::host::{Directories, Host},
-    state::{key_file, last_desired::LastDesired},
+    state::{
+        key_file,
+        last_desired::{LastDesired, Record},
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -27,39 +30,39 @@ pub struct Arguments {
 }
 
 pub async fn run(directories: Directories, arguments: &Arguments) -> Result<Outcome, Failure> {
-    let (file, desired) = read(&arguments.file)?;
-    let (mut host, last) = open(&directories, &desired)?;
+    let desired = read(&arguments.file)?;
+    let (mut host, before) = open(&directories, &desired)?;
     if arguments.dry_run {
         return dry_run(&mut host, &desired).await;
     }
     let stop = Stop::watch()?;
     host.take_over()?;
-    let next = LastDesired::new(file, &desired).after(last.as_ref());
-    next.write(&directories.run)?;
+    Record::new(&desired, &before).write(&directories.run)?;
     let report = match reconcile::reconcile(&mut host, &desired, || stop.requested()).await {
         Ok(report) => report,
         Err(error @ ReconcileError::Invalid(_)) => return Err(Failure::input(error)),
         Err(error) => return Err(error.into()),
     };
     if report.failed.is_empty() && !report.interrupted {
-        next.settled().write(&directories.run)?;
+        Record::settled(&desired).write(&directories.run)?;
     }
     Ok(report::print(&report, !arguments.quiet))
 }
 
-/// The host to look at, which also knows the objects of the data plane that was applied last.
+/// The host to look at, which also knows the objects of the data plane that was applied last, and the settings by
+/// which it does.
 pub(super) fn open(
     directories: &Directories,
     desired: &DataPlane,
-) -> Result<(Host, Option<LastDesired>), Failure> {
+) -> Result<(Host, Vec<Settings>), Failure> {
     let last = LastDesired::read(&directories.run)?;
     let before = last.as_ref().map(LastDesired::settings).unwrap_or_default();
     let host = Host::open(directories.clone(), &desired.settings, &before)?;
-    Ok((host, last))
+    Ok((host, before))
 }
 
-/// The file, and the valid data plane with the keys that the file names.
-pub(super) fn read(path: &Path) -> Result<(File, DataPlane), Failure> {
+/// The valid data plane of the file, with the keys that the file names.
+pub(super) fn read(path: &Path) -> Result<DataPlane, Failure> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("read {}", path.display()))
         .map_err(Failure::Input)?;
@@ -81,7 +84,7 @@ pub(super) fn read(path: &Path) -> Result<(File, DataPlane), Failure> {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Failure::Input(anyhow!("{}:\n  {}", path.display(), lines.join("\n  ")))
     })?;
-    Ok((file, desired))
+    Ok(desired)
 }
 
 async fn dry_run(host: &mut Host, desired: &DataPlane) -> Result<Outcome, Failure> {

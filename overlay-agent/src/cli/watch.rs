@@ -17,7 +17,7 @@ use crate::{
         keeper::{Keeper, Told, Unfinished, next_look},
         monitor::Monitor,
     },
-    state::last_desired::LastDesired,
+    state::last_desired::Record,
 };
 
 #[derive(Debug, clap::Args)]
@@ -83,41 +83,39 @@ struct Watch {
     stop: Stop,
     keeper: Keeper,
     /// To be settled once a check has come to its end.
-    unsettled: Option<LastDesired>,
+    unsettled: bool,
 }
 
 impl Watch {
     fn start(directories: Directories, path: PathBuf) -> Result<Self, Failure> {
-        let (file, desired) = apply::read(&path)?;
-        let (mut host, last) = apply::open(&directories, &desired)?;
+        let desired = apply::read(&path)?;
+        let (mut host, before) = apply::open(&directories, &desired)?;
         let stop = Stop::watch()?;
         host.take_over()?;
-        let next = LastDesired::new(file, &desired).after(last.as_ref());
-        next.write(&directories.run)?;
+        Record::new(&desired, &before).write(&directories.run)?;
         Ok(Self {
             directories,
             file: path,
             stop,
             keeper: Keeper::new(host, desired),
-            unsettled: Some(next),
+            unsettled: true,
         })
     }
 
     /// Reads the file again. One that makes no sense changes nothing.
     fn reload(&mut self) -> Result<(), Failure> {
-        let (file, desired) = match apply::read(&self.file) {
+        let desired = match apply::read(&self.file) {
             Ok(read) => read,
             Err(Failure::Input(error) | Failure::Host(error)) => {
                 tracing::error!("the data path stays as it is: {error:#}");
                 return Ok(());
             }
         };
-        let (host, last) = apply::open(&self.directories, &desired)?;
-        let next = LastDesired::new(file, &desired).after(last.as_ref());
+        let (host, before) = apply::open(&self.directories, &desired)?;
         self.keeper.reopen(host, desired)?;
-        next.write(&self.directories.run)?;
+        Record::new(self.keeper.desired(), &before).write(&self.directories.run)?;
         tracing::warn!("read {} again", self.file.display());
-        self.unsettled = Some(next);
+        self.unsettled = true;
         Ok(())
     }
 
@@ -135,11 +133,9 @@ impl Watch {
             )
             .await;
         let report = checked.map_err(failure)?;
-        if report.failed.is_empty()
-            && !report.interrupted
-            && let Some(next) = self.unsettled.take()
-        {
-            next.settled().write(&self.directories.run)?;
+        if self.unsettled && report.failed.is_empty() && !report.interrupted {
+            self.unsettled = false;
+            Record::settled(self.keeper.desired()).write(&self.directories.run)?;
         }
         Ok(report)
     }

@@ -8,14 +8,17 @@
 //! 4. **Open**: networks, then peers (one write moves a peer to its new slot), then local ports.
 //! 5. **Break** what is no longer wanted, in the reverse order; barriers last.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ptr,
+};
 
 use overlay_ebpf::abi::{self, NetworkFlags};
 
 use super::{
     compile::CLOSED,
     guard,
-    objects::{Attachment, Link, Objects, PolicyAction, Program, State, StateMode},
+    objects::{Attachment, Link, Objects, PeerEntry, PolicyAction, Program, State, StateMode},
     step::{MapWrite, Step},
 };
 
@@ -53,8 +56,8 @@ fn changed<K: Ord + Clone, V: PartialEq + Clone>(
     wanted: &BTreeMap<K, V>,
     current: &BTreeMap<K, V>,
 ) -> Vec<(K, V)> {
-    // The large ones seldom differ, and this is one walk.
-    if wanted == current {
+    // The large ones seldom differ, and this is one walk at most.
+    if ptr::eq(wanted, current) || wanted == current {
         return Vec::new();
     }
     wanted
@@ -66,7 +69,7 @@ fn changed<K: Ord + Clone, V: PartialEq + Clone>(
 
 /// Keys of `current` that `wanted` lacks.
 fn surplus<K: Ord + Clone, V>(wanted: &BTreeMap<K, V>, current: &BTreeMap<K, V>) -> Vec<K> {
-    if wanted.keys().eq(current.keys()) {
+    if ptr::eq(wanted, current) || wanted.keys().eq(current.keys()) {
         return Vec::new();
     }
     current
@@ -102,7 +105,8 @@ impl Diff<'_> {
 
     fn close(&mut self) {
         let shut_all = self.reconfigures();
-        for (key, entry) in self.current.maps.peers.clone() {
+        let peers = self.current.maps.peers.clone();
+        for (&key, entry) in &peers {
             let Some(wanted) = self.wanted.maps.peers.get(&key) else {
                 self.emit(Step::Map(MapWrite::Peer(key, None)));
                 continue;
@@ -111,10 +115,12 @@ impl Diff<'_> {
                 continue;
             }
             let moves = (entry.vtep, entry.local_vtep) != (wanted.vtep, wanted.local_vtep);
-            let broken = guard::peer_blocked(&self.current, &entry).is_some();
+            let broken = guard::peer_blocked(&self.current, entry).is_some();
             if wanted.tx.lanes == 0 || moves || broken || shut_all {
-                let mut closed = entry;
-                closed.tx = CLOSED;
+                let closed = PeerEntry {
+                    tx: CLOSED,
+                    ..entry.clone()
+                };
                 self.emit(Step::Map(MapWrite::Peer(key, Some(closed))));
             }
         }
@@ -158,7 +164,7 @@ impl Diff<'_> {
         if let Some(firewall) = &self.wanted.firewall
             && self.current.firewall.as_ref() != Some(firewall)
         {
-            self.emit(Step::SetFirewall(firewall.clone()));
+            self.emit(Step::SetFirewall(Box::new(firewall.clone())));
         }
         self.attach(Program::is_audit);
     }
@@ -213,7 +219,7 @@ impl Diff<'_> {
             if moved {
                 self.emit(Step::RemoveEndpoint(name.clone()));
             }
-            self.emit(Step::CreateEndpoint(name, link));
+            self.emit(Step::CreateEndpoint(name, Box::new(link)));
         }
         self.attach(|program| program == Program::EndpointTx);
     }

@@ -20,6 +20,7 @@ pub mod mtu;
 pub mod objects;
 pub mod problem;
 pub mod reconcile;
+pub mod shared;
 pub mod step;
 pub mod validate;
 

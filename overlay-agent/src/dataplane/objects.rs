@@ -7,12 +7,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use overlay_ebpf::abi::{self, MacAddr, Spi};
 
-use super::desired::{Keying, MapSizes, NetnsRef, Route};
+use super::{
+    desired::{Keying, MapSizes, NetnsRef, Route},
+    shared::Shared,
+};
 
 /// Device into which `endpoint_tx` sends GSO packets: its transmit path recomputes `gso_segs`.
 pub const HOP: &str = "ovl-hop";
@@ -113,7 +115,7 @@ pub struct Features {
     pub nft: bool,
 }
 
-/// Everything of ours in the kernel.
+/// Everything of ours in the kernel. What grows with the cluster is [`Shared`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
     /// Programs and maps loaded and pinned, the maps with these sizes.
@@ -124,9 +126,9 @@ pub struct Objects {
     pub links: BTreeMap<String, Link>,
     /// Addresses of devices of ours.
     pub addresses: BTreeSet<DeviceAddress>,
-    pub policies: BTreeMap<PolicyKey, Policy>,
-    pub states: BTreeMap<StateKey, State>,
-    pub neighbours: BTreeSet<Neighbour>,
+    pub policies: Shared<BTreeMap<PolicyKey, Policy>>,
+    pub states: Shared<BTreeMap<StateKey, State>>,
+    pub neighbours: Shared<BTreeSet<Neighbour>>,
     pub endpoints: BTreeMap<String, EndpointLink>,
     /// (program, device) pairs.
     pub attachments: BTreeSet<Attachment>,
@@ -353,7 +355,8 @@ impl Program {
     }
 }
 
-/// Entries of the BPF maps. Device indices stand as names until a step runs.
+/// Entries of the BPF maps. Device indices stand as names until a step runs. What grows with the cluster is
+/// [`Shared`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MapEntries {
     /// Ports, mark and flags; the executor fills in indices and the MAC of [`REENTRY`].
@@ -361,14 +364,13 @@ pub struct MapEntries {
     pub networks: BTreeMap<abi::NetworkKey, abi::Network>,
     /// Device name → port.
     pub local_ports: BTreeMap<String, abi::LocalPort>,
-    /// Many, so copies are the same ones until one changes.
-    pub endpoints: Arc<BTreeMap<abi::EndpointKey, EndpointEntry>>,
-    pub addresses: Arc<BTreeMap<abi::AddressKey, abi::Address>>,
-    pub peers: BTreeMap<abi::PeerKey, PeerEntry>,
-    pub vteps: BTreeMap<abi::VtepKey, abi::Vtep>,
-    pub memberships: BTreeMap<abi::MembershipKey, abi::Membership>,
-    pub flood_lists: BTreeMap<abi::FloodKey, FloodEntry>,
-    pub sas: BTreeMap<abi::SecurityAssociationKey, abi::SecurityAssociation>,
+    pub endpoints: Shared<BTreeMap<abi::EndpointKey, EndpointEntry>>,
+    pub addresses: Shared<BTreeMap<abi::AddressKey, abi::Address>>,
+    pub peers: Shared<BTreeMap<abi::PeerKey, PeerEntry>>,
+    pub vteps: Shared<BTreeMap<abi::VtepKey, abi::Vtep>>,
+    pub memberships: Shared<BTreeMap<abi::MembershipKey, abi::Membership>>,
+    pub flood_lists: Shared<BTreeMap<abi::FloodKey, FloodEntry>>,
+    pub sas: Shared<BTreeMap<abi::SecurityAssociationKey, abi::SecurityAssociation>>,
 }
 
 /// [`abi::Config`] without what only the executor knows.

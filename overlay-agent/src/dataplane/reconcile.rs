@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     admit::admit,
     batch,
-    compile::{CLOSED, Compiled, compile},
+    compile::{CLOSED, Compiled, compile_beside},
     desired::{DataPlane, Keying},
     diff::diff,
     guard::{self, Guard},
@@ -66,7 +66,7 @@ pub fn plan(
     observed: &Objects,
     used: &BTreeSet<KeyId>,
 ) -> Result<Plan, Vec<Invalid>> {
-    let mut compiled: Compiled = compile(desired, facts)?;
+    let mut compiled: Compiled = compile_beside(desired, facts, &observed.maps)?;
     admit(&mut compiled, desired, observed, used);
     let Compiled { objects, problems } = compiled;
     let steps = diff(&objects, observed);
@@ -134,13 +134,11 @@ fn list(errors: &[Invalid]) -> String {
 /// Passes before giving up on a kernel that keeps changing under us.
 const PASSES: usize = 3;
 
-/// What a pass found before it changes anything.
-#[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
-    pub facts: &'a UnderlayFacts,
-    pub observed: &'a Objects,
-    /// Steps done by the passes before.
-    pub done: usize,
+/// What the kernel holds, and what is below it: as it was at the last look, with what was done since.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub objects: Objects,
+    pub facts: UnderlayFacts,
 }
 
 /// Makes the kernel equal to `desired`. `stop` is asked before every [`batch`] of steps.
@@ -149,33 +147,37 @@ pub async fn reconcile<K: Kernel>(
     desired: &DataPlane,
     stop: impl FnMut() -> bool,
 ) -> Result<Report, ReconcileError<K::Error>> {
-    reconcile_and_tell(kernel, desired, stop, |_| {}).await
+    reconcile_and_tell(kernel, desired, &mut None, stop, |_, _| {}).await
 }
 
-/// As [`reconcile`]; `tell` gets to see what each pass found, before its first step.
+/// As [`reconcile`]. `known` stays as it is until the kernel was looked at; `tell` gets to see it beside what was
+/// found then, before the first step.
 pub async fn reconcile_and_tell<K: Kernel>(
     kernel: &mut K,
     desired: &DataPlane,
+    known: &mut Option<Known>,
     mut stop: impl FnMut() -> bool,
-    mut tell: impl FnMut(Pass<'_>),
+    tell: impl FnOnce(Option<&Known>, &Known),
 ) -> Result<Report, ReconcileError<K::Error>> {
     let mut report = Report::default();
+    let mut tell = Some(tell);
     for pass in 0..=PASSES {
         let facts = kernel
             .facts(desired)
             .await
             .map_err(ReconcileError::Kernel)?;
-        let observed = kernel.observe().await.map_err(ReconcileError::Kernel)?;
-        tell(Pass {
-            facts: &facts,
-            observed: &observed,
-            done: report.done.len(),
-        });
+        let objects = kernel.observe().await.map_err(ReconcileError::Kernel)?;
+        let found = Known { objects, facts };
+        if let Some(tell) = tell.take() {
+            tell(known.as_ref(), &found);
+        }
+        // In a large cluster there is no room for both: what was known before is let go, and so is what is wanted as
+        // soon as the steps are known.
+        let Known { objects, facts } = known.insert(found);
         let used = kernel.used_keys().map_err(ReconcileError::Kernel)?;
-        // What is wanted is let go: it is as large as what is observed.
         let Plan {
             steps, problems, ..
-        } = plan(desired, &facts, &observed, &used).map_err(ReconcileError::Invalid)?;
+        } = plan(desired, facts, objects, &used).map_err(ReconcileError::Invalid)?;
         report.problems = problems;
         report.failed.clear();
         if pass == PASSES {
@@ -185,14 +187,21 @@ pub async fn reconcile_and_tell<K: Kernel>(
         if steps.is_empty() {
             break;
         }
-        let mut current = observed;
-        execute_all(kernel, &mut current, steps, &mut report, &mut stop).await;
+        execute_all(kernel, objects, steps, &mut report, &mut stop).await;
+        adopt(objects);
         // What failed is reported, not tried again; what is done is looked at once more.
         if !report.failed.is_empty() || report.interrupted {
             break;
         }
     }
     Ok(report)
+}
+
+/// The kernel has the keys, and nobody else.
+fn adopt(objects: &mut Objects) {
+    for state in objects.states.values_mut() {
+        state.keying = Keying::Adopted;
+    }
 }
 
 /// Makes the kernel equal to `desired` without looking at it: `current` is what the last pass left
@@ -220,9 +229,7 @@ pub async fn follow<K: Kernel>(
         ..Report::default()
     };
     execute_all(kernel, current, steps, &mut report, &mut stop).await;
-    for state in current.states.values_mut() {
-        state.keying = Keying::Adopted;
-    }
+    adopt(current);
     Ok(report)
 }
 

@@ -1,6 +1,6 @@
 //! One change to the kernel, and what the kernel's objects are after it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use overlay_ebpf::abi;
 
@@ -14,12 +14,14 @@ use super::{
 };
 
 /// One change to the kernel. Each is repeatable: done twice, it leaves what it leaves done once.
+///
+/// What is large and rare is boxed: there are tens of thousands of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Load the programs, create the maps with these sizes, pin both.
     LoadPrograms(MapSizes),
     UnloadPrograms,
-    SetFirewall(Firewall),
+    SetFirewall(Box<Firewall>),
     RemoveFirewall,
     /// Create the device, or repair it where others changed it.
     CreateLink(String, Link),
@@ -37,7 +39,7 @@ pub enum Step {
     AddNeighbour(Neighbour),
     RemoveNeighbour(Neighbour),
     /// Create the pair, or repair it.
-    CreateEndpoint(String, EndpointLink),
+    CreateEndpoint(String, Box<EndpointLink>),
     RemoveEndpoint(String),
     Attach(Attachment),
     Detach(Attachment),
@@ -95,7 +97,7 @@ impl Objects {
                 self.attachments.clear();
                 self.maps = Default::default();
             }
-            Step::SetFirewall(firewall) => self.firewall = Some(firewall),
+            Step::SetFirewall(firewall) => self.firewall = Some(*firewall),
             Step::RemoveFirewall => self.firewall = None,
             Step::CreateLink(name, link) => {
                 if [HOP, XFRM].contains(&name.as_str()) && !self.links.contains_key(&name) {
@@ -131,7 +133,7 @@ impl Objects {
             Step::RemoveNeighbour(neighbour) => {
                 self.neighbours.remove(&neighbour);
             }
-            Step::CreateEndpoint(name, link) => put(&mut self.endpoints, name, Some(link)),
+            Step::CreateEndpoint(name, link) => put(&mut self.endpoints, name, Some(*link)),
             Step::RemoveEndpoint(name) => {
                 self.device_gone(&name);
                 self.endpoints.remove(&name);
@@ -161,8 +163,8 @@ impl super::objects::MapEntries {
             MapWrite::Config(value) => self.config = value,
             MapWrite::Network(key, value) => put(&mut self.networks, key, value),
             MapWrite::LocalPort(key, value) => put(&mut self.local_ports, key, value),
-            MapWrite::Endpoint(key, value) => put(Arc::make_mut(&mut self.endpoints), key, value),
-            MapWrite::Address(key, value) => put(Arc::make_mut(&mut self.addresses), key, value),
+            MapWrite::Endpoint(key, value) => put(&mut self.endpoints, key, value),
+            MapWrite::Address(key, value) => put(&mut self.addresses, key, value),
             MapWrite::Peer(key, value) => put(&mut self.peers, key, value),
             MapWrite::Vtep(key, value) => put(&mut self.vteps, key, value),
             MapWrite::Membership(key, value) => put(&mut self.memberships, key, value),

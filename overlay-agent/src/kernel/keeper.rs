@@ -23,7 +23,7 @@ use crate::dataplane::{
     endpoint_name::host_device_name,
     key_id::KeyId,
     objects::{Objects, UnderlayFacts},
-    reconcile::{self, Kernel, ReconcileError, Report},
+    reconcile::{self, Kernel, Known, ReconcileError, Report},
     step::Step,
 };
 
@@ -159,8 +159,9 @@ pub struct Keeper {
     desired: DataPlane,
     namespaces: BTreeMap<String, NetnsId>,
     /// What the kernel held when we last left it.
-    left: Option<Objects>,
-    facts: Option<(UnderlayFacts, Asked)>,
+    known: Option<Known>,
+    /// What its facts were gathered for; `None` before they are.
+    asked: Option<Asked>,
     /// Nothing failed, and nothing of the node itself is wanted otherwise, since the last check.
     sound: bool,
     /// A check has come to its end.
@@ -181,8 +182,8 @@ impl Keeper {
             namespaces: process_namespaces(&desired),
             host,
             desired,
-            left: None,
-            facts: None,
+            known: None,
+            asked: None,
             sound: false,
             checked: false,
             wanted_anew: false,
@@ -212,8 +213,8 @@ impl Keeper {
     }
 
     /// What the kernel held at the last look, with what was done since.
-    pub const fn left(&self) -> Option<&Objects> {
-        self.left.as_ref()
+    pub fn left(&self) -> Option<&Objects> {
+        self.known.as_ref().map(|known| &known.objects)
     }
 
     pub const fn problems(&self) -> &BTreeSet<String> {
@@ -222,8 +223,13 @@ impl Keeper {
 
     /// Looks at the kernel for the first time.
     pub async fn look(&mut self) -> Result<&Objects, HostError> {
-        let observed = self.host.observe().await?;
-        Ok(self.left.insert(observed))
+        let objects = self.host.observe().await?;
+        self.asked = None;
+        let known = self.known.insert(Known {
+            objects,
+            facts: UnderlayFacts::default(),
+        });
+        Ok(&known.objects)
     }
 
     /// This is wanted from now on, with the settings as before.
@@ -269,7 +275,8 @@ impl Keeper {
         if !self.sound {
             return Ok(None);
         }
-        let (Some(left), Some((facts, asked))) = (&mut self.left, &mut self.facts) else {
+        let (Some(Known { objects, facts }), Some(asked)) = (&mut self.known, &mut self.asked)
+        else {
             return Ok(None);
         };
         let desired = without(&self.desired, &self.gone);
@@ -284,7 +291,7 @@ impl Keeper {
         // Our own steps are no difference.
         self.untold = None;
         self.sound = false;
-        let report = reconcile::follow(&mut self.host, &desired, facts, left, stop).await?;
+        let report = reconcile::follow(&mut self.host, &desired, facts, objects, stop).await?;
         self.sound = report.failed.is_empty() && !report.interrupted;
         self.wanted_anew = false;
         self.tell_problems(&report, tell);
@@ -359,39 +366,27 @@ impl Keeper {
             .map_err(ReconcileError::Kernel)?;
         let desired = without(&self.desired, &self.gone);
         let first = !self.checked;
-        let (before, facts) = (self.left.take(), self.facts.take());
-        let mut seen = None;
         let mut interruptible = Interruptible {
             host: &mut self.host,
             superseded,
         };
-        let outcome = reconcile::reconcile_and_tell(&mut interruptible, &desired, stop, |pass| {
-            if pass.done == 0 {
-                let known = facts.as_ref().map(|(facts, _)| facts);
-                tell_changes(before.as_ref(), known, &pass, tell);
+        let asked = &mut self.asked;
+        let told = |known: Option<&Known>, found: &Known| {
+            if let Some(known) = known {
+                tell_changes(known, asked.is_some(), found, tell);
             }
-            seen = Some((pass.observed.clone(), pass.facts.clone(), pass.done));
-        })
-        .await;
+            *asked = Some(Asked::of(&desired));
+        };
+        let known = &mut self.known;
+        let outcome =
+            reconcile::reconcile_and_tell(&mut interruptible, &desired, known, stop, told).await;
         let report = match outcome {
             Ok(report) => report,
             Err(error) => {
-                // Nothing is known of now: what was left is still what to compare with.
-                (self.left, self.facts) = (before, facts);
                 self.sound &= matches!(error, ReconcileError::Kernel(Unfinished::Superseded));
                 return Err(error);
             }
         };
-        if let Some((mut objects, facts, done)) = seen {
-            for step in &report.done[done..] {
-                objects.apply(step);
-            }
-            for state in objects.states.values_mut() {
-                state.keying = Keying::Adopted;
-            }
-            self.left = Some(objects);
-            self.facts = Some((facts, Asked::of(&desired)));
-        }
         if !first && !self.wanted_anew {
             for step in &report.done {
                 tell(Told::Repaired(step.to_string()));
@@ -480,24 +475,18 @@ impl Keeper {
     }
 }
 
-fn tell_changes(
-    before: Option<&Objects>,
-    facts: Option<&UnderlayFacts>,
-    pass: &reconcile::Pass<'_>,
-    tell: &mut dyn FnMut(Told),
-) {
-    if let Some(facts) = facts {
-        for change in drift::underlay(facts, pass.facts) {
+/// What differs, without the facts if those of `known` were never gathered.
+fn tell_changes(known: &Known, facts: bool, found: &Known, tell: &mut dyn FnMut(Told)) {
+    if facts {
+        for change in drift::underlay(&known.facts, &found.facts) {
             tell(Told::Underlay(change));
         }
-        for conflict in drift::conflicts(facts, pass.facts) {
+        for conflict in drift::conflicts(&known.facts, &found.facts) {
             tell(Told::Alarm(conflict));
         }
     }
-    if let Some(before) = before {
-        for alarm in drift::alarms(before, pass.observed) {
-            tell(Told::Alarm(alarm));
-        }
+    for alarm in drift::alarms(&known.objects, &found.objects) {
+        tell(Told::Alarm(alarm));
     }
 }
 

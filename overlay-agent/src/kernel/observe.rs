@@ -1,6 +1,6 @@
 //! Everything of ours in the kernel.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use overlay_ebpf::abi::{Config, Location};
 
@@ -42,9 +42,9 @@ pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
         firewall: observe_firewall(host).await?,
         links: links::ours(&devices)?,
         addresses: addresses::observe(&host.rtnl, &devices).await?,
-        policies,
-        states,
-        neighbours: neighbours::observe(&host.rtnl).await?,
+        policies: policies.into(),
+        states: states.into(),
+        neighbours: neighbours::observe(&host.rtnl).await?.into(),
         endpoints: endpoint_link::observe_beside(&devices, seen).await?,
         ..Objects::default()
     };
@@ -171,21 +171,20 @@ fn entries(maps: ObservedMaps, devices: &BTreeMap<u32, String>, own: &OwnDevices
             .into_iter()
             .map(|(key, value)| (name(key.ifindex), value))
             .collect(),
-        endpoints: Arc::new(
-            maps.endpoints
-                .into_iter()
-                .map(|(key, value)| {
-                    let entry = match value.location {
-                        Location::Local => EndpointEntry::Local {
-                            device: name(value.ifindex),
-                        },
-                        Location::Remote => EndpointEntry::Remote { peer: value.peer },
-                    };
-                    (key, entry)
-                })
-                .collect(),
-        ),
-        addresses: Arc::new(maps.addresses),
+        endpoints: maps
+            .endpoints
+            .into_iter()
+            .map(|(key, value)| {
+                let entry = match value.location {
+                    Location::Local => EndpointEntry::Local {
+                        device: name(value.ifindex),
+                    },
+                    Location::Remote => EndpointEntry::Remote { peer: value.peer },
+                };
+                (key, entry)
+            })
+            .collect(),
+        addresses: maps.addresses.into(),
         peers: maps
             .peers
             .into_iter()
@@ -200,8 +199,8 @@ fn entries(maps: ObservedMaps, devices: &BTreeMap<u32, String>, own: &OwnDevices
                 (key, entry)
             })
             .collect(),
-        vteps: maps.vteps,
-        memberships: maps.memberships,
+        vteps: maps.vteps.into(),
+        memberships: maps.memberships.into(),
         flood_lists: maps
             .flood_lists
             .into_iter()
@@ -215,7 +214,7 @@ fn entries(maps: ObservedMaps, devices: &BTreeMap<u32, String>, own: &OwnDevices
                 (key, entry)
             })
             .collect(),
-        sas: maps.sas,
+        sas: maps.sas.into(),
     }
 }
 

@@ -4,19 +4,19 @@
 use std::path::{Path, PathBuf};
 
 use overlay_ebpf::abi::{Epoch, Lane, PeerIndex, Slot};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::{StateError, atomic_file};
 use crate::dataplane::{
     desired::{self, DataPlane, Direction, Keying, SecurityAssociation},
-    file::{File, FileError, Settings},
+    file::{Each, File, FileError, FileOf, Settings},
     key_id::KeyId,
 };
 
 const NAME: &str = "desired.json";
 
-/// A file and the SAs that its keys made, by the names of the keys.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What was wanted, and its SAs by the names of their keys.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LastDesired {
     file: File,
@@ -42,71 +42,80 @@ struct Sa {
     key_id: Option<String>,
 }
 
-impl LastDesired {
-    pub fn new(file: File, desired: &DataPlane) -> Self {
-        let sas = desired
-            .peers
-            .values()
-            .flat_map(|peer| {
-                peer.sas.iter().map(|sa| Sa {
-                    peer: peer.index.get(),
-                    outbound: sa.direction == Direction::Out,
-                    epoch: sa.epoch.get(),
-                    slot: sa.slot.get(),
-                    lane: sa.lane.get(),
-                    sender_generation: sa.sender_generation,
-                    receiver_generation: sa.receiver_generation,
-                    key_id: match &sa.keying {
-                        Keying::Keyed(material) => Some(KeyId::of(material).to_string()),
-                        Keying::Adopted => None,
-                    },
-                })
-            })
-            .collect();
+impl Sa {
+    fn of(peer: PeerIndex, sa: &SecurityAssociation) -> Self {
         Self {
-            file,
-            sas,
-            before: Vec::new(),
+            peer: peer.get(),
+            outbound: sa.direction == Direction::Out,
+            epoch: sa.epoch.get(),
+            slot: sa.slot.get(),
+            lane: sa.lane.get(),
+            sender_generation: sa.sender_generation,
+            receiver_generation: sa.receiver_generation,
+            key_id: match &sa.keying {
+                Keying::Keyed(material) => Some(KeyId::of(material).to_string()),
+                Keying::Adopted => None,
+            },
         }
     }
+}
 
-    /// Keeps in mind what may be left of `last` until an apply has come to its end.
-    #[must_use]
-    pub fn after(mut self, last: Option<&Self>) -> Self {
-        if let Some(last) = last {
-            let own = self.file.settings.clone();
-            self.before = last.before.clone();
-            self.before.push(last.file.settings.clone());
-            self.before.retain(|settings| *settings != own);
-            self.before.dedup();
-        }
-        self
+/// What is wanted, to be written down as the [`LastDesired`].
+#[derive(Debug)]
+pub struct Record<'a> {
+    desired: &'a DataPlane,
+    before: Vec<desired::Settings>,
+}
+
+impl<'a> Record<'a> {
+    /// `before`: settings of data planes of which objects may be left until an apply has come to its end.
+    pub fn new(desired: &'a DataPlane, before: &[desired::Settings]) -> Self {
+        let others = before.iter().filter(|one| **one != desired.settings);
+        let mut before: Vec<_> = others.cloned().collect();
+        before.dedup();
+        Self { desired, before }
     }
 
     /// Nothing is left of what was before.
-    #[must_use]
-    pub fn settled(mut self) -> Self {
-        self.before.clear();
-        self
+    pub const fn settled(desired: &'a DataPlane) -> Self {
+        let before = Vec::new();
+        Self { desired, before }
     }
 
-    /// The settings alone, by which objects are found: all that an agent keeps in memory of what it wrote.
-    #[must_use]
-    pub fn settings_alone(self) -> Self {
-        let Self { file, before, .. } = self;
-        Self {
-            file: File {
-                networks: Vec::new(),
-                peers: Vec::new(),
-                endpoints: Vec::new(),
-                remote_endpoints: Vec::new(),
-                ..file
-            },
-            sas: Vec::new(),
-            before,
-        }
+    /// As [`LastDesired::settings`].
+    pub fn settings(self) -> Vec<desired::Settings> {
+        let mut all = vec![self.desired.settings.clone()];
+        all.extend(self.before);
+        all
     }
 
+    pub fn write(&self, run_dir: &Path) -> Result<(), StateError> {
+        atomic_file::replace_with(&path(run_dir), |file| {
+            serde_json::to_writer_pretty(file, self).map_err(Into::into)
+        })
+    }
+}
+
+impl Serialize for Record<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let sas = self.desired.peers.values().flat_map(|peer| {
+            let sas = peer.sas.iter();
+            sas.map(|sa| Sa::of(peer.index, sa))
+        });
+        let mut record = serializer.serialize_struct("LastDesired", 3)?;
+        record.serialize_field("file", &FileOf(self.desired))?;
+        record.serialize_field("sas", &Each(sas))?;
+        let before = self.before.iter().map(Settings::from);
+        record.serialize_field("before", &Each(before))?;
+        record.end()
+    }
+}
+
+fn path(run_dir: &Path) -> PathBuf {
+    run_dir.join(NAME)
+}
+
+impl LastDesired {
     /// All settings whose objects may be there, those of this data plane first.
     pub fn settings(&self) -> Vec<desired::Settings> {
         std::iter::once(&self.file.settings)
@@ -140,12 +149,8 @@ impl LastDesired {
         Ok(desired)
     }
 
-    fn path(run_dir: &Path) -> PathBuf {
-        run_dir.join(NAME)
-    }
-
     pub fn read(run_dir: &Path) -> Result<Option<Self>, StateError> {
-        let path = Self::path(run_dir);
+        let path = path(run_dir);
         let Some(text) = atomic_file::read(&path)? else {
             return Ok(None);
         };
@@ -158,15 +163,8 @@ impl LastDesired {
             })
     }
 
-    pub fn write(&self, run_dir: &Path) -> Result<(), StateError> {
-        let path = Self::path(run_dir);
-        atomic_file::replace_with(&path, |file| {
-            serde_json::to_writer_pretty(file, self).map_err(Into::into)
-        })
-    }
-
     pub fn remove(run_dir: &Path) -> Result<(), StateError> {
-        atomic_file::remove(&Self::path(run_dir))
+        atomic_file::remove(&path(run_dir))
     }
 }
 
@@ -195,9 +193,13 @@ mod tests {
         };
         let mut desired = file.desired(std::slice::from_ref(&key)).unwrap();
         let directory = Directory::new();
-        LastDesired::new(file, &desired)
-            .write(directory.path())
-            .unwrap();
+        let other = desired::Settings {
+            port: 4790,
+            ..desired.settings.clone()
+        };
+        let record = Record::new(&desired, &[other.clone(), desired.settings.clone(), other]);
+        record.write(directory.path()).unwrap();
+        let settings = record.settings();
         let stored = std::fs::read_to_string(directory.path().join(NAME)).unwrap();
         let hex: String = key
             .key
@@ -208,6 +210,8 @@ mod tests {
         assert!(!stored.contains(&hex));
         assert!(stored.contains(&KeyId::of(&key.key).to_string()));
         let back = LastDesired::read(directory.path()).unwrap().unwrap();
+        assert_eq!(back.settings(), settings);
+        assert_eq!(settings.len(), 2);
         for peer in desired.peers.values_mut() {
             for sa in &mut peer.sas {
                 sa.keying = Keying::Adopted;

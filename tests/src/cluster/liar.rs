@@ -24,7 +24,7 @@ use overlay_cluster::{
     },
     id::{ClusterId, Generation, NodeId},
     identity::node_key::NodeKey,
-    keys::EpochSecrets,
+    keys::{EphemeralRecord, EpochSecrets},
     log::view::View,
     time::Instant,
 };
@@ -251,23 +251,65 @@ pub fn signed(key: &NodeKey, cluster: ClusterId, counter: u64, body: Body) -> Re
     Ok(signed.bytes().to_vec())
 }
 
+/// The third kind of question of anti-entropy, as it is on the wire.
+#[derive(Serialize)]
+struct Versions<'a> {
+    version: u8,
+    kind: u8,
+    records: &'a [Vec<u8>],
+    listings: &'a [Listing],
+}
+
+/// That one has no record of an owner between two places.
+#[derive(Serialize)]
+struct Listing {
+    owner: NodeId,
+    from: u64,
+    to: u64,
+    entries: Vec<()>,
+}
+
+impl Versions<'_> {
+    fn bytes(records: &[Vec<u8>], listings: &[Listing]) -> Vec<u8> {
+        let message = Versions {
+            version: 1,
+            kind: 2,
+            records,
+            listings,
+        };
+        postcard::to_stdvec(&message).expect("bytes have an encoding")
+    }
+}
+
 /// A message of anti-entropy that brings records, as it is on the wire.
 pub fn brought(records: &[Vec<u8>]) -> Vec<u8> {
-    /// A version byte, then the third kind of question: records, and listings of none.
-    #[derive(Serialize)]
-    struct Versions<'a> {
-        version: u8,
-        kind: u8,
-        records: &'a [Vec<u8>],
-        listings: [u8; 1],
-    }
-    let message = Versions {
-        version: 1,
-        kind: 2,
-        records,
-        listings: [0],
+    Versions::bytes(records, &[])
+}
+
+/// A message of anti-entropy that asks for all records of an owner, as it is on the wire.
+pub fn lacking(owner: NodeId) -> Vec<u8> {
+    let everywhere = Listing {
+        owner,
+        from: 0,
+        to: u64::MAX,
+        entries: Vec::new(),
     };
-    postcard::to_stdvec(&message).expect("bytes have an encoding")
+    Versions::bytes(&[], &[everywhere])
+}
+
+/// The ephemeral keys among the records of an answer to [`lacking`].
+pub fn ephemerals(answer: &[u8]) -> Result<Vec<EphemeralRecord>> {
+    const DELTA: u8 = 3;
+    let (head, _): ((u8, u8, Vec<Vec<u8>>), _) = postcard::take_from_bytes(answer)?;
+    let (version, kind, records) = head;
+    ensure!((version, kind) == (1, DELTA), "no records, but kind {kind}");
+    let mut found = Vec::new();
+    for bytes in records {
+        if let Some(Body::Ephemeral(record)) = Signed::decode(&bytes)?.record().content.body() {
+            found.push(*record);
+        }
+    }
+    Ok(found)
 }
 
 /// What one member says of another in a datagram.

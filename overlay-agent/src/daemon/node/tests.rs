@@ -60,9 +60,9 @@ use crate::{
     dataplane::{
         desired::{Keying, NetnsRef, SecurityAssociation},
         endpoint_name::host_device_name,
-        file::File,
     },
     member::{Held, attach},
+    state::last_desired::Record,
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -173,8 +173,7 @@ impl DataPath for FakePath {
     }
 
     async fn apply(&mut self, desired: DataPlane, _: &Orders, _: &mut dyn FnMut(News)) -> Outcome {
-        let record = LastDesired::new(File::from(&desired), &desired);
-        record.write(&self.run).unwrap();
+        Record::settled(&desired).write(&self.run).unwrap();
         self.kernel().apply(desired)
     }
 

@@ -1,29 +1,28 @@
 //! The entries of the BPF maps.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::collections::BTreeMap;
 
 use overlay_ebpf::abi::{self, MacAddr, NetworkFlags, Vni, VtepRole};
 
 use super::plan::{FloodTo, PeerPlan, Plan};
 use crate::dataplane::{
-    desired::{LocalEndpoint, MapSizes},
+    desired::{MapSizes, RemoteEndpoint},
     endpoint_name::host_device_name,
     objects::{EndpointEntry, FloodEntry, MapEntries, Objects, PeerEntry},
+    shared::Shared,
     step::mapped_bytes,
     validate::Invalid,
 };
 
-pub fn compile(plan: &Plan<'_>, objects: &mut Objects) {
+/// `known`: large maps that come out as they are there are the same ones.
+pub fn compile(plan: &Plan<'_>, known: &MapEntries, objects: &mut Objects) {
     let maps = &mut objects.maps;
     networks(plan, maps);
-    let mut endpoints = Endpoints::default();
-    for endpoint in &plan.desired.local_endpoints {
-        endpoints.local(endpoint, maps);
-    }
-    endpoints.remote(plan, maps);
-    // Made at once, the trees are full; made entry by entry, they are half empty.
-    maps.endpoints = Arc::new(endpoints.endpoints.into_iter().collect());
-    maps.addresses = Arc::new(endpoints.addresses.into_iter().collect());
+    local_ports(plan, maps);
+    let about = plan.desired.local_endpoints.len() + plan.desired.remote_endpoints.len();
+    maps.endpoints = same_or_new(&known.endpoints, about, || endpoints(plan));
+    maps.addresses = same_or_new(&known.addresses, about, || addresses(plan));
+    memberships(plan, maps);
     flood_lists(plan, maps);
     vteps(plan, maps);
     for peer in plan.peers.values() {
@@ -34,6 +33,26 @@ pub fn compile(plan: &Plan<'_>, objects: &mut Objects) {
             maps.peers.insert(key, entry);
         }
     }
+}
+
+/// The map of these entries, about so many, whose keys differ: `known` if it is that, else a new one.
+fn same_or_new<K: Ord, V: PartialEq, I: Iterator<Item = (K, V)>>(
+    known: &Shared<BTreeMap<K, V>>,
+    about: usize,
+    entries: impl Fn() -> I,
+) -> Shared<BTreeMap<K, V>> {
+    let mut count = 0;
+    let is_known = |(key, value)| {
+        count += 1;
+        known.get(&key) == Some(&value)
+    };
+    if entries().all(is_known) && count == known.len() {
+        return known.clone();
+    }
+    // Made at once, the tree is full; made entry by entry, it is half empty.
+    let mut all = Vec::with_capacity(about);
+    all.extend(entries());
+    all.into_iter().collect()
 }
 
 fn networks(plan: &Plan<'_>, maps: &mut MapEntries) {
@@ -61,72 +80,73 @@ fn endpoint_key(vni: Vni, mac: MacAddr) -> abi::EndpointKey {
     }
 }
 
-/// What there are tens of thousands of. The last entry of a key counts.
-#[derive(Default)]
-struct Endpoints {
-    endpoints: Vec<(abi::EndpointKey, EndpointEntry)>,
-    addresses: Vec<(abi::AddressKey, abi::Address)>,
+fn local_ports(plan: &Plan<'_>, maps: &mut MapEntries) {
+    for endpoint in &plan.desired.local_endpoints {
+        let port = abi::LocalPort {
+            vni: endpoint.vni.get(),
+            mac: endpoint.mac.0,
+            reserved: [0; 2],
+        };
+        let device = host_device_name(endpoint.vni, endpoint.mac);
+        maps.local_ports.insert(device, port);
+    }
 }
 
-impl Endpoints {
-    fn local(&mut self, endpoint: &LocalEndpoint, maps: &mut MapEntries) {
+/// The remote endpoints that this node can send to.
+fn reached<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = &'a RemoteEndpoint> {
+    let all = plan.desired.remote_endpoints.iter();
+    all.filter(|endpoint| plan.reaches(endpoint))
+}
+
+fn endpoints(plan: &Plan<'_>) -> impl Iterator<Item = (abi::EndpointKey, EndpointEntry)> {
+    let local = plan.desired.local_endpoints.iter().map(|endpoint| {
         let device = host_device_name(endpoint.vni, endpoint.mac);
-        maps.local_ports.insert(
-            device.clone(),
-            abi::LocalPort {
-                vni: endpoint.vni.get(),
-                mac: endpoint.mac.0,
-                reserved: [0; 2],
-            },
-        );
         let entry = EndpointEntry::Local { device };
-        let addresses = endpoint.addresses.iter().map(|&(ip, _)| ip);
-        self.add(endpoint.vni, endpoint.mac, entry, addresses);
-    }
+        (endpoint_key(endpoint.vni, endpoint.mac), entry)
+    });
+    let remote = reached(plan).map(|endpoint| {
+        let peer = endpoint.peer.get();
+        let entry = EndpointEntry::Remote { peer };
+        (endpoint_key(endpoint.vni, endpoint.mac), entry)
+    });
+    local.chain(remote)
+}
 
-    fn remote(&mut self, plan: &Plan<'_>, maps: &mut MapEntries) {
-        let many = plan.desired.remote_endpoints.len();
-        self.endpoints.reserve_exact(many);
-        self.addresses.reserve_exact(many);
-        for endpoint in plan.desired.remote_endpoints.iter() {
-            if !plan.reaches(endpoint) {
-                continue;
-            }
-            let (vni, peer) = (endpoint.vni, endpoint.peer.get());
-            let entry = EndpointEntry::Remote { peer };
-            let addresses = endpoint.addresses.iter().copied();
-            self.add(vni, endpoint.mac, entry, addresses);
-            let key = abi::MembershipKey {
-                vni: vni.get(),
-                peer,
-            };
-            maps.memberships
-                .entry(key)
-                .or_insert(abi::Membership { endpoints: 0 })
-                .endpoints += 1;
-        }
-    }
+fn addresses(plan: &Plan<'_>) -> impl Iterator<Item = (abi::AddressKey, abi::Address)> {
+    let local = plan.desired.local_endpoints.iter().flat_map(|endpoint| {
+        let addresses = endpoint.addresses.iter();
+        addresses.map(|(ip, _)| (endpoint.vni, endpoint.mac, *ip))
+    });
+    let remote = reached(plan).flat_map(|endpoint| {
+        let addresses = endpoint.addresses.iter();
+        addresses.map(|ip| (endpoint.vni, endpoint.mac, *ip))
+    });
+    local.chain(remote).map(|(vni, mac, ip)| {
+        let key = abi::AddressKey {
+            vni: vni.get(),
+            address: mapped_bytes(ip),
+        };
+        let address = abi::Address {
+            mac: mac.0,
+            reserved: [0; 2],
+        };
+        (key, address)
+    })
+}
 
-    fn add(
-        &mut self,
-        vni: Vni,
-        mac: MacAddr,
-        entry: EndpointEntry,
-        addresses: impl Iterator<Item = IpAddr>,
-    ) {
-        self.endpoints.push((endpoint_key(vni, mac), entry));
-        self.addresses.extend(addresses.map(|ip| {
-            let key = abi::AddressKey {
-                vni: vni.get(),
-                address: mapped_bytes(ip),
-            };
-            let address = abi::Address {
-                mac: mac.0,
-                reserved: [0; 2],
-            };
-            (key, address)
-        }));
+fn memberships(plan: &Plan<'_>, maps: &mut MapEntries) {
+    let mut counts: BTreeMap<abi::MembershipKey, u32> = BTreeMap::new();
+    for endpoint in reached(plan) {
+        let key = abi::MembershipKey {
+            vni: endpoint.vni.get(),
+            peer: endpoint.peer.get(),
+        };
+        *counts.entry(key).or_default() += 1;
     }
+    let counts = counts.into_iter();
+    maps.memberships = counts
+        .map(|(key, endpoints)| (key, abi::Membership { endpoints }))
+        .collect();
 }
 
 fn flood_lists(plan: &Plan<'_>, maps: &mut MapEntries) {

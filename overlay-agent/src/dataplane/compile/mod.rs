@@ -17,7 +17,7 @@ use overlay_ebpf::abi::ConfigFlags;
 use super::{
     desired::{DataPlane, XdpMode},
     endpoint_name::host_device_name,
-    objects::{ConfigEntry, Objects, UnderlayFacts},
+    objects::{ConfigEntry, MapEntries, Objects, UnderlayFacts},
     problem::{Problem, Subject},
     validate::{self, Invalid},
 };
@@ -32,6 +32,16 @@ pub struct Compiled {
 
 /// Derives the wanted objects. Errors are contradictions in the input; then nothing is wanted.
 pub fn compile(desired: &DataPlane, facts: &UnderlayFacts) -> Result<Compiled, Vec<Invalid>> {
+    compile_beside(desired, facts, &MapEntries::default())
+}
+
+/// As [`compile`]: the same objects, but those of the large maps that come out as they are in `known` are not made
+/// anew.
+pub fn compile_beside(
+    desired: &DataPlane,
+    facts: &UnderlayFacts,
+    known: &MapEntries,
+) -> Result<Compiled, Vec<Invalid>> {
     validate::validate(desired)?;
     let mut problems = validate::mark_warnings(&desired.settings);
     let present = present(desired, facts, &mut problems);
@@ -43,7 +53,7 @@ pub fn compile(desired: &DataPlane, facts: &UnderlayFacts) -> Result<Compiled, V
     };
     host::compile(&plan, &mut objects, &mut problems);
     ipsec::compile(&plan, &mut objects, &mut problems);
-    maps::compile(&plan, &mut objects);
+    maps::compile(&plan, known, &mut objects);
     objects.maps.config = Some(config(desired, facts, &objects));
     let overfull = maps::overfull(&objects.maps, &desired.settings.map_sizes);
     if overfull.is_empty() {

@@ -664,3 +664,33 @@ fn contradictions_are_refused_by_name() {
         );
     }
 }
+
+#[test]
+fn large_maps_that_stay_as_they_are_are_not_made_anew() {
+    let mut desired = example();
+    let facts = facts(&desired);
+    let before = compile(&desired, &facts).unwrap().objects.maps;
+    let again = |desired: &DataPlane| {
+        let maps = compile_beside(desired, &facts, &before).unwrap();
+        let alone = compile(desired, &facts).unwrap();
+        assert_eq!(maps, alone);
+        maps.objects.maps
+    };
+    for peer in desired.peers.values_mut() {
+        peer.transmit = None;
+    }
+    let closed = again(&desired);
+    assert_ne!(closed.peers, before.peers);
+    assert!(closed.endpoints.is(&before.endpoints));
+    assert!(closed.addresses.is(&before.addresses));
+
+    let address = "10.0.0.77".parse().unwrap();
+    remotes(&mut desired)[0].addresses = [address].into();
+    let moved = again(&desired);
+    assert!(moved.endpoints.is(&before.endpoints));
+    assert_ne!(moved.addresses, before.addresses);
+
+    remotes(&mut desired).pop();
+    let gone = again(&desired);
+    assert_ne!(gone.endpoints, before.endpoints);
+}

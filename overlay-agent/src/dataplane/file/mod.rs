@@ -14,8 +14,11 @@ use std::{
 
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
 
-pub use self::schema::{File, MapSizes, Settings, XdpMode};
 use self::{keys::KeyEntry, schema as s};
+pub use self::{
+    of::{Each, FileOf},
+    schema::{File, MapSizes, Settings, XdpMode},
+};
 use super::desired::{
     DataPlane, Direction, Keying, LocalEndpoint, Network, Node, Peer, RemoteEndpoint, Route,
     SecurityAssociation,

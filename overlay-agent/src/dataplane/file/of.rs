@@ -3,60 +3,70 @@
 use std::collections::BTreeMap;
 
 use overlay_ebpf::abi::Vni;
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::schema::{
-    Destination, Endpoint, File, Index, Mac, MapSizes, Mark, Netns, Network, Node, Number, Peer,
-    Prefix, RemoteEndpoint, Route, Settings, Transmit, XdpMode,
+    Destination, Endpoint, Index, Mac, MapSizes, Mark, Netns, Network, Node, Number, Peer, Prefix,
+    RemoteEndpoint, Route, Settings, Transmit, XdpMode,
 };
 use crate::dataplane::desired::{self, DataPlane};
 
-impl From<&DataPlane> for File {
-    fn from(desired: &DataPlane) -> Self {
+/// A data plane that is written as its [`super::File`], entry by entry: there are tens of thousands.
+#[derive(Debug, Clone, Copy)]
+pub struct FileOf<'a>(pub &'a DataPlane);
+
+impl Serialize for FileOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(desired) = self;
         let name = |vni: &Vni| name(&desired.networks, *vni);
-        Self {
-            keys: None,
-            node: Node {
-                index: Index(desired.node.index),
-                name: desired.node.name.clone(),
-                vteps: desired.node.vteps.clone(),
-            },
-            settings: (&desired.settings).into(),
-            networks: desired.networks.values().map(Into::into).collect(),
-            peers: desired
-                .peers
-                .values()
-                .map(|peer| Peer {
-                    index: Index(peer.index),
-                    name: peer.name.clone(),
-                    vtep: peer.vtep,
-                    networks: peer.networks.iter().map(name).collect(),
-                    transmit: peer.transmit.map(Into::into),
-                })
-                .collect(),
-            endpoints: desired
-                .local_endpoints
-                .iter()
-                .map(|endpoint| Endpoint {
-                    network: name(&endpoint.vni),
-                    name: endpoint.name.clone(),
-                    netns: Netns(endpoint.netns.clone()),
-                    interface: endpoint.interface.clone(),
-                    mac: Some(Mac(endpoint.mac)),
-                    addresses: endpoint.addresses.iter().copied().map(prefix).collect(),
-                    routes: endpoint.routes.iter().copied().map(Into::into).collect(),
-                })
-                .collect(),
-            remote_endpoints: desired
-                .remote_endpoints
-                .iter()
-                .map(|endpoint| RemoteEndpoint {
-                    network: name(&endpoint.vni),
-                    peer: Index(endpoint.peer),
-                    mac: Some(Mac(endpoint.mac)),
-                    addresses: endpoint.addresses.to_vec(),
-                })
-                .collect(),
-        }
+        let node = Node {
+            index: Index(desired.node.index),
+            name: desired.node.name.clone(),
+            vteps: desired.node.vteps.clone(),
+        };
+        let peers = desired.peers.values().map(|peer| Peer {
+            index: Index(peer.index),
+            name: peer.name.clone(),
+            vtep: peer.vtep,
+            networks: peer.networks.iter().map(name).collect(),
+            transmit: peer.transmit.map(Into::into),
+        });
+        let endpoints = desired.local_endpoints.iter().map(|endpoint| Endpoint {
+            network: name(&endpoint.vni),
+            name: endpoint.name.clone(),
+            netns: Netns(endpoint.netns.clone()),
+            interface: endpoint.interface.clone(),
+            mac: Some(Mac(endpoint.mac)),
+            addresses: endpoint.addresses.iter().copied().map(prefix).collect(),
+            routes: endpoint.routes.iter().copied().map(Into::into).collect(),
+        });
+        let remote_endpoints = desired
+            .remote_endpoints
+            .iter()
+            .map(|endpoint| RemoteEndpoint {
+                network: name(&endpoint.vni),
+                peer: Index(endpoint.peer),
+                mac: Some(Mac(endpoint.mac)),
+                addresses: endpoint.addresses.to_vec(),
+            });
+        let mut file = serializer.serialize_struct("File", 6)?;
+        file.serialize_field("node", &node)?;
+        file.serialize_field("settings", &Settings::from(&desired.settings))?;
+        let networks = desired.networks.values().map(Network::from);
+        file.serialize_field("networks", &Each(networks))?;
+        file.serialize_field("peers", &Each(peers))?;
+        file.serialize_field("endpoints", &Each(endpoints))?;
+        file.serialize_field("remote_endpoints", &Each(remote_endpoints))?;
+        file.end()
+    }
+}
+
+/// A list whose entries are made when they are written.
+pub struct Each<I>(pub I);
+
+impl<I: Iterator<Item: Serialize> + Clone> Serialize for Each<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.clone())
     }
 }
 
@@ -162,12 +172,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dataplane::testing::any_data_plane;
+    use crate::dataplane::{file::File, testing::any_data_plane};
 
     proptest! {
         #[test]
         fn the_file_of_a_data_plane_says_what_it_says_but_for_its_sas(desired in any_data_plane()) {
-            let back = File::from(&desired).desired(&[]).unwrap();
+            let text = serde_json::to_string(&FileOf(&desired)).unwrap();
+            let file: File = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(&serde_json::to_string(&file).unwrap(), &text);
+            let back = file.desired(&[]).unwrap();
             let mut without = desired;
             for peer in without.peers.values_mut() {
                 peer.sas.clear();

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use overlay_ebpf::abi::{self, NetworkFlags};
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::compile::compile, *};
 use crate::dataplane::{
     desired::{Direction, Keying},
     objects::{Program, StateMode},

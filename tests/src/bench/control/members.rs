@@ -1,68 +1,28 @@
-//! What memory an agent holds in a large cluster: a manager and a worker, both real, and members
-//! without an agent, whose joins, leases and signed records reach both by the ways of real ones.
+//! What memory an agent holds in a large cluster: a manager and a worker, both real, and [`super::crowd`].
 
 use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    fs, thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ipnet::IpNet;
-use overlay_agent::daemon::{
-    config::DEFAULT_PORT,
-    control::{
-        client::{self, Client},
-        limits::ClientLimits,
-    },
-    members::LiveMembers,
-    tls::{Own, Tls},
-};
-use overlay_cluster::{
-    control::{
-        join::{Join, Joined, Joiner},
-        member::{MemberRequest, MemberResponse},
-    },
-    gossip::{
-        envelope::BootNonce,
-        record::{Body, Endpoint, Node},
-    },
-    id::{EpochName, Generation, NodeId},
-    identity::node_key::NodeKey,
-    keys::{EphemeralRecord, PublicKey},
-    log::{
-        addresses::Family,
-        command::{Command, Outcome},
-        member::Contact,
-        names::{Labels, NodeName, SoftwareVersion},
-    },
-    time::Timestamp,
-};
-use overlay_ebpf::abi::{MacAddr, Vni};
-use rustls::time_provider::DefaultTimeProvider;
 use serde_json::{Map, Value, json};
 
-use super::{field, times};
+use super::{
+    crowd::{Crowd, EACH, LANES, TOGETHER, network},
+    field, times,
+};
 use crate::{
-    cluster::{
-        Cluster,
-        liar::{brought, signed},
-    },
+    cluster::Cluster,
     lab::{NodeSpec, Spec, eventually},
 };
 
-/// Endpoints of each member.
-const EACH: u32 = 50;
 /// Attached and detached beside them.
 const ATTACHES: u32 = 20;
 /// For the copies of planning, recording and checking to come and go.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Records in one message of anti-entropy.
-const RECORDS: usize = 1000;
-/// Members in one network: a subnet has 256 blocks of addresses.
-const TOGETHER: u32 = 200;
+/// The nodes with an agent.
+pub const AGENTS: [u32; 2] = [1, 2];
 
 /// Lets so many members come, and says what the agents hold then.
 pub fn measure(count: u32, encrypted: bool) -> Result<()> {
@@ -72,7 +32,7 @@ pub fn measure(count: u32, encrypted: bool) -> Result<()> {
             .node(NodeSpec::new().container("b", &[])),
     )?;
     let bench = Bench { count, encrypted };
-    for node in [1, 2] {
+    for node in AGENTS {
         bench.print("no network", node, &cluster, &[])?;
     }
     for number in 1..=count.div_ceil(TOGETHER) {
@@ -89,17 +49,17 @@ pub fn measure(count: u32, encrypted: bool) -> Result<()> {
         }
     }
     thread::sleep(Duration::from_secs(5));
-    for node in [1, 2] {
+    for node in AGENTS {
         bench.print("alone", node, &cluster, &[])?;
     }
 
     let began = Instant::now();
-    let members = join_all(&cluster, count)?;
+    let mut crowd = Crowd::join(&cluster, count)?;
     bench.print_time("joins and leases", began.elapsed());
-    let records = records(&members)?;
     let began = Instant::now();
-    for node in [1, 2] {
-        tell(&cluster, &members, node, &records)?;
+    let records = crowd.records()?;
+    for node in AGENTS {
+        crowd.tell(node, &records)?;
         eventually(crate::cluster::SETTLE, || {
             let endpoints = cluster.status(node)?["endpoints"].clone();
             let known = endpoints["remote"].as_u64().unwrap_or_default();
@@ -109,22 +69,11 @@ pub fn measure(count: u32, encrypted: bool) -> Result<()> {
     }
     bench.print_time("records", began.elapsed());
     thread::sleep(SETTLE);
-    for node in [1, 2] {
+    for node in AGENTS {
         bench.print("full", node, &cluster, &[])?;
     }
     if encrypted {
-        // Where the kernel has ESP: SAs of two epochs, inbound alone, because the members say nothing.
-        for node in [1, 2] {
-            // What was held at the most is counted from now on (proc(5), `clear_refs`).
-            let peak = format!("/proc/{}/clear_refs", cluster.agent(node)?.pid()?);
-            fs::write(&peak, "5").with_context(|| peak)?;
-        }
-        cluster.overlay(1, &["keys", "rotate"])?;
-        thread::sleep(SETTLE / 2);
-        for node in [1, 2] {
-            bench.print("rotating", node, &cluster, &[])?;
-        }
-        return Ok(());
+        return rotate(&bench, &cluster, &mut crowd);
     }
 
     let netns = cluster.lab.netns("b")?.name().to_owned();
@@ -153,6 +102,43 @@ pub fn measure(count: u32, encrypted: bool) -> Result<()> {
         &times::columns(&mut detached),
     )?;
     Ok(())
+}
+
+/// All members acknowledge the SAs of the agents, and then those of the next epoch.
+fn rotate(bench: &Bench, cluster: &Cluster, crowd: &mut Crowd<'_>) -> Result<()> {
+    if sas(cluster, 1)? == 0 {
+        println!("{{\"members\":\"no SAs: this kernel has no ESP\"}}");
+        return Ok(());
+    }
+    // Both epochs live until all have said so.
+    let policy = ["keys", "policy", "--grace", "2h", "--deadline", "2h"];
+    cluster.overlay(1, &policy)?;
+    let began = Instant::now();
+    crowd.acknowledge()?;
+    bench.print_time("acknowledgements", began.elapsed());
+    bench.settled("acknowledged", 1, cluster)?;
+    for node in AGENTS {
+        // What was held at the most is counted from now on (proc(5), `clear_refs`).
+        let peak = format!("/proc/{}/clear_refs", cluster.agent(node)?.pid()?);
+        fs::write(&peak, "5").with_context(|| peak)?;
+    }
+    let began = Instant::now();
+    cluster.overlay(1, &["keys", "rotate"])?;
+    let records = crowd.next_epoch()?;
+    for node in AGENTS {
+        crowd.tell(node, &records)?;
+    }
+    crowd.acknowledge()?;
+    bench.print_time("rotation", began.elapsed());
+    bench.settled("rotating", 2, cluster)
+}
+
+/// SAs in the kernel of a node.
+fn sas(cluster: &Cluster, node: u32) -> Result<u32> {
+    let counted = cluster.lab.node(node)?.netns.ip("xfrm state count")?;
+    let count = counted.split_whitespace().last();
+    let count = count.and_then(|count| count.parse().ok());
+    count.with_context(|| format!("`ip xfrm state count` says {counted:?}"))
 }
 
 struct Bench {
@@ -200,198 +186,27 @@ impl Bench {
         Ok(())
     }
 
+    /// What all agents hold once their kernels hold all SAs of so many epochs, and have settled.
+    fn settled(&self, what: &str, epochs: u32, cluster: &Cluster) -> Result<()> {
+        let peers = self.count + 1;
+        let wanted = peers * 2 * u32::from(LANES) * epochs;
+        for node in AGENTS {
+            eventually(crate::cluster::SETTLE, || {
+                let held = sas(cluster, node)?;
+                ensure!(held == wanted, "node {node} has {held} SAs of {wanted}");
+                Ok(())
+            })?;
+        }
+        thread::sleep(SETTLE);
+        for node in AGENTS {
+            self.print(what, node, cluster, &[("sas", json!(wanted))])?;
+        }
+        Ok(())
+    }
+
     fn print_time(&self, what: &str, took: Duration) {
         let mut line = self.line(what);
         line.insert("seconds".into(), json!(took.as_secs_f64()));
         println!("{}", Value::Object(line));
     }
-}
-
-/// A member without an agent.
-struct Member {
-    number: u32,
-    key: NodeKey,
-    joined: Joined,
-    vni: Vni,
-    block: IpNet,
-}
-
-impl Member {
-    fn client(&self) -> Result<Client> {
-        let own = Arc::new(Own::new(self.key.clone(), &self.joined.certificate)?);
-        let members = Arc::new(LiveMembers::new(&self.joined.view));
-        let tls = Tls::new(own, members, Arc::new(DefaultTimeProvider));
-        Ok(Client::new(tls, ClientLimits::default())?)
-    }
-
-    /// All that it would tell of itself.
-    fn records(&self) -> Result<Vec<Vec<u8>>> {
-        let (cluster, epoch) = (self.joined.cluster, self.joined.view.epochs.current);
-        let addresses = self.block.hosts().take(EACH as usize);
-        let endpoints = (0..).zip(addresses).map(|(number, address)| {
-            Body::Endpoint(Endpoint {
-                vni: self.vni,
-                mac: mac(address),
-                ips: [address].into(),
-                name: format!("web-{}-{number}", self.number).into(),
-            })
-        });
-        let own = [
-            Body::Node(Node {
-                vteps: vec![address(self.number).ip()],
-                control: address(self.number),
-                software: env!("CARGO_PKG_VERSION").to_owned(),
-                boot: BootNonce::from_bytes(rand::random()),
-            }),
-            Body::Ephemeral(ephemeral(epoch)),
-        ];
-        (1..)
-            .zip(own.into_iter().chain(endpoints))
-            .map(|(counter, body)| signed(&self.key, cluster, counter, body))
-            .collect()
-    }
-}
-
-fn ephemeral(epoch: EpochName) -> EphemeralRecord {
-    EphemeralRecord {
-        epoch,
-        generation: Generation(1),
-        public: PublicKey::from_bytes(rand::random()),
-        lanes: 4,
-    }
-}
-
-/// The default MAC of an endpoint.
-fn mac(address: IpAddr) -> MacAddr {
-    match address {
-        IpAddr::V4(v4) => MacAddr::from_ipv4(v4.octets()),
-        IpAddr::V6(_) => MacAddr([2, 0, 0, 0, 0, 1]),
-    }
-}
-
-/// Beyond the router, which knows no way there.
-fn address(number: u32) -> SocketAddr {
-    let [_, _, c, d] = number.to_be_bytes();
-    SocketAddr::new(Ipv4Addr::new(10, 200, c, d).into(), DEFAULT_PORT)
-}
-
-fn network(number: u32) -> String {
-    format!("n{number}")
-}
-
-/// The manager, as members ask it.
-struct Manager {
-    node: NodeId,
-    address: SocketAddr,
-}
-
-impl Manager {
-    fn of(joined: &Joined) -> Result<Self> {
-        let mut peers = joined.view.peers.iter();
-        let (node, peer) = peers
-            .find(|(_, peer)| peer.name.as_str() == crate::cluster::name(1))
-            .context("the manager is in the view")?;
-        Ok(Self {
-            node: *node,
-            address: peer.contact.control,
-        })
-    }
-}
-
-/// All join, and have a block of addresses leased.
-fn join_all(cluster: &Cluster, count: u32) -> Result<Vec<Member>> {
-    let token = cluster.token(1, "worker")?;
-    let manager = SocketAddr::new(cluster.address(1)?, DEFAULT_PORT);
-    inside(cluster, async || {
-        let mut members = Vec::new();
-        for number in 1..=count {
-            let member = join(number, &token, manager).await;
-            members.push(member.with_context(|| format!("member {number}"))?);
-        }
-        Ok(members)
-    })
-}
-
-async fn join(number: u32, token: &str, manager: SocketAddr) -> Result<Member> {
-    let key = NodeKey::generate(&mut rand::rng());
-    let contact = Contact {
-        vteps: [address(number).ip()].into_iter().collect(),
-        control: address(number),
-        software: SoftwareVersion::new(env!("CARGO_PKG_VERSION"))?,
-    };
-    let joiner = Joiner {
-        key: &key,
-        name: NodeName::new(format!("member-{number}"))?,
-        contact,
-        labels: Labels::default(),
-    };
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let now = Timestamp::from_millis(u64::try_from(clock.as_millis())?);
-    let join = Join::new(token, joiner, now)?;
-    let clock = Arc::new(DefaultTimeProvider);
-    let (_, joined) = client::join(manager, join, clock, ClientLimits::default()).await?;
-    let mut networks = joined.view.networks.values();
-    let network = networks
-        .find(|known| known.name.as_str() == network(number.div_ceil(TOGETHER)))
-        .context("the network is in the view")?;
-    let mut member = Member {
-        number,
-        vni: network.vni,
-        key,
-        joined,
-        block: IpNet::default(),
-    };
-    let lease = Command::LeaseBlock {
-        network: member.vni,
-        node: member.key.node_id(),
-        family: Family::V4,
-        known: 0,
-    };
-    let manager = Manager::of(&member.joined)?;
-    let mut connection = member
-        .client()?
-        .connect(manager.address, manager.node)
-        .await?;
-    let leased = connection.propose(lease, false).await?;
-    connection.close().await;
-    let Outcome::Leased { blocks } = leased else {
-        anyhow::bail!("a lease gives {leased:?}");
-    };
-    member.block = *blocks.first().context("a block")?;
-    Ok(member)
-}
-
-fn records(members: &[Member]) -> Result<Vec<Vec<u8>>> {
-    let all: Vec<_> = members.iter().map(Member::records).collect::<Result<_>>()?;
-    Ok(all.into_iter().flatten().collect())
-}
-
-/// The last member to join, whose view has all nodes, brings a node everybody's records.
-fn tell(cluster: &Cluster, members: &[Member], node: u32, records: &[Vec<u8>]) -> Result<()> {
-    let bringer = members.last().context("a member")?;
-    let mut peers = bringer.joined.view.peers.iter();
-    let (id, peer) = peers
-        .find(|(_, peer)| peer.name.as_str() == crate::cluster::name(node))
-        .context("the agent is in the view")?;
-    inside(cluster, async || {
-        let client = bringer.client()?;
-        let mut connection = client.connect(peer.contact.control, *id).await?;
-        for records in records.chunks(RECORDS) {
-            let message = MemberRequest::Sync(brought(records));
-            let answer = connection.request(&message).await?;
-            ensure!(matches!(answer, MemberResponse::Sync(_)), "{answer:?}");
-        }
-        connection.close().await;
-        Ok(())
-    })
-}
-
-/// In the namespace of the manager.
-fn inside<T: Send>(cluster: &Cluster, work: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
-    cluster.lab.node(1)?.netns.enter(|| {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(work())
-    })?
 }

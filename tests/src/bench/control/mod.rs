@@ -2,6 +2,7 @@
 //! takes to take over, and what memory that holds.
 
 mod attach;
+mod crowd;
 mod kept;
 mod members;
 mod remote;

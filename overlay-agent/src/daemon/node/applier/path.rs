@@ -11,10 +11,9 @@ use overlay_ebpf::abi::Epoch;
 use super::{DataPath, Found, News, Orders, Outcome, held};
 use crate::{
     dataplane::{
-        desired::DataPlane,
+        desired::{DataPlane, Settings},
         drift::Pace,
         endpoint_name::host_device_name,
-        file::File,
         reconcile::{self, ReconcileError, Report, Why},
         step::{MapWrite, Step},
     },
@@ -25,7 +24,7 @@ use crate::{
         monitor::Monitor,
     },
     memory,
-    state::last_desired::LastDesired,
+    state::last_desired::{LastDesired, Record},
 };
 
 /// A check that new orders meet is given up for them, but not for longer: then it goes on between them.
@@ -64,7 +63,8 @@ pub struct HostPath {
     give_back_at: Option<Instant>,
     /// What was wanted before may have left something.
     unsettled: bool,
-    last: Option<LastDesired>,
+    /// Settings whose objects may be there.
+    last: Vec<Settings>,
     /// Of the SAs that were last wanted.
     oldest_epoch: Option<Epoch>,
     problem: Option<String>,
@@ -88,19 +88,14 @@ impl HostPath {
             record_since: None,
             give_back_at: None,
             unsettled: true,
-            last: None,
+            last: Vec::new(),
             oldest_epoch: None,
             problem: None,
         }
     }
 
     fn open(&self, desired: &DataPlane) -> Result<Host, String> {
-        let before = self
-            .last
-            .as_ref()
-            .map(LastDesired::settings)
-            .unwrap_or_default();
-        let mut host = Host::open(self.directories.clone(), &desired.settings, &before)
+        let mut host = Host::open(self.directories.clone(), &desired.settings, &self.last)
             .map_err(|error| error.to_string())?;
         host.keys_are_of_epochs();
         Ok(host)
@@ -140,13 +135,15 @@ impl HostPath {
             return Ok(());
         };
         let desired = keeper.desired();
-        let mut next = LastDesired::new(File::from(desired), desired).after(self.last.as_ref());
-        if !self.unsettled {
-            next = next.settled();
-        }
-        next.write(&self.directories.run)
+        let record = if self.unsettled {
+            Record::new(desired, &self.last)
+        } else {
+            Record::settled(desired)
+        };
+        record
+            .write(&self.directories.run)
             .map_err(|error| error.to_string())?;
-        self.last = Some(next.settings_alone());
+        self.last = record.settings();
         Ok(())
     }
 
@@ -319,7 +316,7 @@ impl DataPath for HostPath {
         // Before the first observation: what changes after it is heard of.
         self.monitor = Some(Monitor::open().map_err(|error| error.to_string())?);
         let last = LastDesired::read(&self.directories.run).map_err(|error| error.to_string())?;
-        self.last = last.map(LastDesired::settings_alone);
+        self.last = last.as_ref().map(LastDesired::settings).unwrap_or_default();
         let initial = self.initial.clone();
         let mut host = self.open(&initial)?;
         host.take_over().map_err(|error| error.to_string())?;
@@ -474,7 +471,7 @@ impl DataPath for HostPath {
             return Err(format!("{}: {why}", failure.step));
         }
         LastDesired::remove(&self.directories.run).map_err(|error| error.to_string())?;
-        self.last = None;
+        self.last = Vec::new();
         Ok(())
     }
 
