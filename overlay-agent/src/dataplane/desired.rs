@@ -8,12 +8,13 @@ use std::{
     fmt,
     net::IpAddr,
     path::PathBuf,
-    sync::Arc,
 };
 
 pub use overlay_cluster::gossip::record::Addresses;
 pub use overlay_cluster::rotation::{Direction, Keying, Transmit};
 use overlay_ebpf::abi::{Epoch, Lane, MacAddr, MarkLayout, PeerIndex, Slot, Spi, Vni};
+
+use super::copy_on_write::CopyOnWrite;
 
 /// The desired data plane of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,7 @@ pub struct DataPlane {
     pub networks: BTreeMap<Vni, Network>,
     pub peers: BTreeMap<PeerIndex, Peer>,
     pub local_endpoints: Vec<LocalEndpoint>,
-    /// Many, so copies are the same ones.
-    pub remote_endpoints: Arc<Vec<RemoteEndpoint>>,
+    pub remote_endpoints: CopyOnWrite<Vec<RemoteEndpoint>>,
 }
 
 /// This node.

@@ -4,11 +4,12 @@
 //! plane, which [`validate`] checks and [`compile`] turns into [`objects`]; [`admit`] takes out what
 //! would use a key twice; [`diff`] orders the [`step`]s from what is to what shall be, which keep the
 //! rules of [`guard`]; [`reconcile`] does them, by [`batch`]es. From then on [`drift`] tells what others
-//! change.
+//! change. What grows with the cluster is [`copy_on_write`].
 
 pub mod admit;
 pub mod batch;
 pub mod compile;
+pub mod copy_on_write;
 pub mod desired;
 pub mod diff;
 pub mod drift;
@@ -20,7 +21,6 @@ pub mod mtu;
 pub mod objects;
 pub mod problem;
 pub mod reconcile;
-pub mod shared;
 pub mod step;
 pub mod validate;
 

@@ -12,8 +12,8 @@ use std::{
 use overlay_ebpf::abi::{self, MacAddr, Spi};
 
 use super::{
+    copy_on_write::CopyOnWrite,
     desired::{Keying, MapSizes, NetnsRef, Route},
-    shared::Shared,
 };
 
 /// Device into which `endpoint_tx` sends GSO packets: its transmit path recomputes `gso_segs`.
@@ -115,7 +115,7 @@ pub struct Features {
     pub nft: bool,
 }
 
-/// Everything of ours in the kernel. What grows with the cluster is [`Shared`].
+/// Everything of ours in the kernel. What grows with the cluster is [`CopyOnWrite`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
     /// Programs and maps loaded and pinned, the maps with these sizes.
@@ -126,9 +126,9 @@ pub struct Objects {
     pub links: BTreeMap<String, Link>,
     /// Addresses of devices of ours.
     pub addresses: BTreeSet<DeviceAddress>,
-    pub policies: Shared<BTreeMap<PolicyKey, Policy>>,
-    pub states: Shared<BTreeMap<StateKey, State>>,
-    pub neighbours: Shared<BTreeSet<Neighbour>>,
+    pub policies: CopyOnWrite<BTreeMap<PolicyKey, Policy>>,
+    pub states: CopyOnWrite<BTreeMap<StateKey, State>>,
+    pub neighbours: CopyOnWrite<BTreeSet<Neighbour>>,
     pub endpoints: BTreeMap<String, EndpointLink>,
     /// (program, device) pairs.
     pub attachments: BTreeSet<Attachment>,
@@ -356,7 +356,7 @@ impl Program {
 }
 
 /// Entries of the BPF maps. Device indices stand as names until a step runs. What grows with the cluster is
-/// [`Shared`].
+/// [`CopyOnWrite`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MapEntries {
     /// Ports, mark and flags; the executor fills in indices and the MAC of [`REENTRY`].
@@ -364,13 +364,13 @@ pub struct MapEntries {
     pub networks: BTreeMap<abi::NetworkKey, abi::Network>,
     /// Device name → port.
     pub local_ports: BTreeMap<String, abi::LocalPort>,
-    pub endpoints: Shared<BTreeMap<abi::EndpointKey, EndpointEntry>>,
-    pub addresses: Shared<BTreeMap<abi::AddressKey, abi::Address>>,
-    pub peers: Shared<BTreeMap<abi::PeerKey, PeerEntry>>,
-    pub vteps: Shared<BTreeMap<abi::VtepKey, abi::Vtep>>,
-    pub memberships: Shared<BTreeMap<abi::MembershipKey, abi::Membership>>,
-    pub flood_lists: Shared<BTreeMap<abi::FloodKey, FloodEntry>>,
-    pub sas: Shared<BTreeMap<abi::SecurityAssociationKey, abi::SecurityAssociation>>,
+    pub endpoints: CopyOnWrite<BTreeMap<abi::EndpointKey, EndpointEntry>>,
+    pub addresses: CopyOnWrite<BTreeMap<abi::AddressKey, abi::Address>>,
+    pub peers: CopyOnWrite<BTreeMap<abi::PeerKey, PeerEntry>>,
+    pub vteps: CopyOnWrite<BTreeMap<abi::VtepKey, abi::Vtep>>,
+    pub memberships: CopyOnWrite<BTreeMap<abi::MembershipKey, abi::Membership>>,
+    pub flood_lists: CopyOnWrite<BTreeMap<abi::FloodKey, FloodEntry>>,
+    pub sas: CopyOnWrite<BTreeMap<abi::SecurityAssociationKey, abi::SecurityAssociation>>,
 }
 
 /// [`abi::Config`] without what only the executor knows.

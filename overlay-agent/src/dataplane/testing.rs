@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use overlay_ebpf::abi::{Epoch, Lane, MacAddr, PeerIndex, Slot, Vni};
 use proptest::prelude::*;
 
-use super::{desired::*, guard, key_id::KeyId, objects::*, reconcile::Kernel, step::Step};
+use super::{
+    copy_on_write::CopyOnWrite, desired::*, guard, key_id::KeyId, objects::*, reconcile::Kernel,
+    step::Step,
+};
 use crate::secret::KeyMaterial;
 
 pub fn index(index: u32) -> PeerIndex {
@@ -113,7 +115,7 @@ pub fn remote(number: u32, peer: u32, host: u8) -> RemoteEndpoint {
 }
 
 pub fn remotes(desired: &mut DataPlane) -> &mut Vec<RemoteEndpoint> {
-    Arc::make_mut(&mut desired.remote_endpoints)
+    &mut desired.remote_endpoints
 }
 
 /// Node 1 with an encrypted and a plain network and two peers: 2 shares both, 3 the plain one.
@@ -132,7 +134,7 @@ pub fn example() -> DataPlane {
             .map(|peer| (peer.index, peer))
             .into(),
         local_endpoints: vec![local(4096, 1), local(4097, 2)],
-        remote_endpoints: Arc::new(vec![
+        remote_endpoints: CopyOnWrite::new(vec![
             remote(4096, 2, 1),
             remote(4097, 2, 2),
             remote(4097, 3, 3),
@@ -264,7 +266,7 @@ prop_compose! {
             .into_iter()
             .filter(|&((number, _), peer)| known(number) && desired.peers.contains_key(&index(peer)))
             .map(|((number, host), peer)| remote(4096 + number, peer, host));
-        desired.remote_endpoints = Arc::new(remotes.collect());
+        desired.remote_endpoints = remotes.collect();
         desired
     }
 }

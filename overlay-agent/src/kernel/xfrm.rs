@@ -5,11 +5,7 @@
 //! of states tells their keys as well. Here a key stands in zeroized memory only, and the kernel is
 //! told not to quote requests in its answers (`NETLINK_CAP_ACK`).
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    fs, io,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, fs, io, net::IpAddr};
 
 use netlink_packet_xfrm::constants as nl;
 use tokio::sync::Mutex;
@@ -112,6 +108,20 @@ fn hint(errno: &io::Error) -> &'static str {
     }
 }
 
+/// By their keys, at once: of one after the other the tree's nodes are half full. The first of a key stays, and is told
+/// if there is another.
+fn by_key<K: Ord, V>(mut all: Vec<(K, V)>, twice: impl Fn(&mut V)) -> BTreeMap<K, V> {
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    all.dedup_by(|other, one| {
+        let again = one.0 == other.0;
+        if again {
+            twice(&mut one.1);
+        }
+        again
+    });
+    all.into_iter().collect()
+}
+
 /// A connection to the XFRM database of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Handle {
@@ -130,64 +140,50 @@ impl Handle {
 
     /// Our outbound policies.
     pub async fn observe_policies(&self) -> Result<BTreeMap<PolicyKey, Policy>, Error> {
-        let mut observed = BTreeMap::new();
-        for found in self.all_policies().await? {
-            if let Some((key, policy)) = found.ours(&self.ours) {
-                observed
-                    .entry(key)
-                    .and_modify(|known: &mut Policy| known.action = PolicyAction::Other)
-                    .or_insert(policy);
-            }
-        }
-        Ok(observed)
+        let ours = self.policies(|found| found.ours(&self.ours)).await?;
+        Ok(by_key(ours, |twice| twice.action = PolicyAction::Other))
     }
 
     /// Our SAs, without their keys. Larval ones, which have none yet, are left out: installing
     /// resolves them, and else they expire.
     pub async fn observe_states(&self) -> Result<BTreeMap<StateKey, State>, Error> {
-        let mut observed = BTreeMap::new();
-        for found in self.all_states().await? {
-            if let Some((key, state)) = found.ours(&self.ours) {
-                match observed.entry(key) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(state);
-                    }
-                    Entry::Occupied(mut entry) => entry.get_mut().mode = StateMode::Other,
-                }
-            }
-        }
-        Ok(observed)
+        let ours = self.states(|found| found.ours(&self.ours)).await?;
+        Ok(by_key(ours, |twice| twice.mode = StateMode::Other))
     }
 
     /// Counters of our SAs.
     pub async fn state_usage(&self) -> Result<BTreeMap<StateKey, Usage>, Error> {
-        let states = self.all_states().await?;
-        Ok(states
-            .into_iter()
-            .filter_map(|found| Some((found.ours(&self.ours)?.0, found.usage)))
-            .collect())
+        let usage = |found: states::Found| Some((found.ours(&self.ours)?.0, found.usage));
+        Ok(self.states(usage).await?.into_iter().collect())
     }
 
     /// What other software has in XFRM that meets our traffic.
     pub async fn foreign(&self, vteps: &[IpAddr]) -> Result<Vec<Foreign>, Error> {
-        Ok(foreign::find(
-            &self.ours,
-            vteps,
-            &self.all_policies().await?,
-            &self.all_states().await?,
-        ))
+        let policy = |found| foreign::policy(&self.ours, vteps, &found);
+        let mut all = self.policies(policy).await?;
+        let state = |found| foreign::state(&self.ours, vteps, &found);
+        all.extend(self.states(state).await?);
+        Ok(all)
     }
 
-    async fn all_policies(&self) -> Result<Vec<policies::Found>, Error> {
+    /// What `keep` makes of each policy.
+    async fn policies<T>(
+        &self,
+        mut keep: impl FnMut(policies::Found) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut socket = self.socket.lock().await;
-        socket
-            .dump(nl::XFRM_MSG_GETPOLICY, policies::Found::parse)
-            .await
+        let parse = |body: &[u8]| Ok(keep(policies::Found::parse(body)?));
+        socket.dump(nl::XFRM_MSG_GETPOLICY, parse).await
     }
 
-    async fn all_states(&self) -> Result<Vec<states::Found>, Error> {
+    /// What `keep` makes of each SA.
+    async fn states<T>(
+        &self,
+        mut keep: impl FnMut(states::Found) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut socket = self.socket.lock().await;
-        socket.dump(nl::XFRM_MSG_GETSA, states::Found::parse).await
+        let parse = |body: &[u8]| Ok(keep(states::Found::parse(body)?));
+        socket.dump(nl::XFRM_MSG_GETSA, parse).await
     }
 
     /// Installs an SA; see [`Self::add_states`].

@@ -7,16 +7,18 @@
 //! MACs are leased to nobody. The default, `02:42:` and an IPv4 address, belongs to who has that
 //! address. Any other belongs to who has it already, and else to the claimant of the lowest index.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use overlay_cluster::{gossip::record::Endpoint, id::NodeId, log::view::View};
 use overlay_ebpf::abi::{MacAddr, Vni};
 
+use crate::dataplane::copy_on_write::CopyOnWrite;
+
 /// Endpoints of other nodes that are believed, by owner, network and MAC. Clones are the same ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Believed {
-    /// Ascending by [`place`]. Not `Arc<[_]>`, which is a copy of what it is made of: they are many.
-    endpoints: Arc<Box<[(NodeId, Endpoint)]>>,
+    /// Ascending by [`place`].
+    endpoints: CopyOnWrite<Vec<(NodeId, Endpoint)>>,
 }
 
 /// Owner, network and MAC.
@@ -160,8 +162,9 @@ pub fn judge(
     claims.retain(|_| won.next() == Some(true));
     claims.sort_unstable_by_key(place);
     claims.dedup_by_key(|known| place(known));
+    claims.shrink_to_fit();
     let believed = Believed {
-        endpoints: Arc::new(claims.into_boxed_slice()),
+        endpoints: claims.into(),
     };
     (believed, doubts)
 }

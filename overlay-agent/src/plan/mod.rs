@@ -13,7 +13,6 @@ pub mod pairs;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use overlay_cluster::{
@@ -28,9 +27,12 @@ use overlay_cluster::{
 };
 use overlay_ebpf::abi::{PeerIndex, Vni};
 
-use crate::dataplane::desired::{
-    self, DataPlane, LocalEndpoint, MapSizes, Peer, RemoteEndpoint, SecurityAssociation, Settings,
-    XdpMode,
+use crate::dataplane::{
+    copy_on_write::CopyOnWrite,
+    desired::{
+        self, DataPlane, LocalEndpoint, MapSizes, Peer, RemoteEndpoint, SecurityAssociation,
+        Settings, XdpMode,
+    },
 };
 
 use self::claims::Believed;
@@ -74,7 +76,7 @@ pub enum PlanError {
 pub struct Reached {
     /// Where each is, and the networks that it shares.
     peers: BTreeMap<NodeId, (IpAddr, BTreeSet<Vni>)>,
-    endpoints: Arc<Vec<RemoteEndpoint>>,
+    endpoints: CopyOnWrite<Vec<RemoteEndpoint>>,
 }
 
 impl Reached {
@@ -108,7 +110,7 @@ impl Reached {
         endpoints.shrink_to_fit();
         Self {
             peers,
-            endpoints: Arc::new(endpoints),
+            endpoints: endpoints.into(),
         }
     }
 }

@@ -16,85 +16,104 @@ pub const REPLAY_WINDOW: u32 = 1024;
 
 pub fn compile(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Problem>) {
     let settings = &plan.desired.settings;
+    let mut policies = Vec::new();
     if plan.encrypted_desired {
-        for &vtep in &plan.desired.node.vteps {
-            objects.policies.insert(
-                block_policy_key(vtep, settings.port),
-                Policy {
-                    priority: settings.block_priority,
-                    action: PolicyAction::Block,
-                },
-            );
-        }
+        let block = Policy {
+            priority: settings.block_priority,
+            action: PolicyAction::Block,
+        };
+        let vteps = plan.desired.node.vteps.iter();
+        policies.extend(vteps.map(|&vtep| (block_policy_key(vtep, settings.port), block)));
     }
-    if !plan.ipsec {
-        return;
-    }
-    for peer in plan.peers.values().filter(|peer| peer.encrypted) {
-        if peer.peer.sas.is_empty() && peer.peer.transmit.is_none() {
-            problems.push(Problem::warning(
-                Subject::Peer(peer.peer.index, peer.peer.name.clone()),
-                "it shares an encrypted network and has no SA: nothing can be received from it",
-                "add keys for the pair to the keys file (`overlay dataplane keygen`)",
-            ));
+    if plan.ipsec {
+        let peers = || plan.peers.values().filter(|peer| peer.encrypted);
+        for peer in peers() {
+            if peer.peer.sas.is_empty() && peer.peer.transmit.is_none() {
+                problems.push(Problem::warning(
+                    Subject::Peer(peer.peer.index, peer.peer.name.clone()),
+                    "it shares an encrypted network and has no SA: nothing can be received from it",
+                    "add keys for the pair to the keys file (`overlay dataplane keygen`)",
+                ));
+            }
         }
-        for sa in &peer.peer.sas {
-            install(plan, peer, sa, objects);
-        }
+        let sas = || {
+            peers().flat_map(move |peer| {
+                let sas = peer.peer.sas.iter();
+                sas.map(move |sa| Installed::new(plan, peer, sa))
+            })
+        };
+        policies.extend(sas().filter_map(|sa| sa.policy()));
+        // Made at once, the trees are full; made SA by SA, they are half empty.
+        objects.states = sas().map(|sa| sa.state()).collect();
+        objects.maps.sas = sas().map(|sa| sa.entry()).collect();
     }
+    objects.policies = policies.into_iter().collect();
 }
 
-fn install(plan: &Plan<'_>, peer: &PeerPlan<'_>, sa: &SecurityAssociation, objects: &mut Objects) {
-    let settings = &plan.desired.settings;
-    let (own, other) = (plan.desired.node.index, peer.peer.index);
-    let spi = sa.spi(own, other);
-    let (source, destination, mode, receiver, direction) = match sa.direction {
-        Direction::Out => (
-            peer.local_vtep,
-            peer.peer.vtep,
-            StateMode::Transport,
-            other,
-            SaDirection::Out,
-        ),
-        Direction::In => (
-            peer.peer.vtep,
-            peer.local_vtep,
-            StateMode::Beet {
-                if_id: settings.if_id,
-            },
-            own,
-            SaDirection::In,
-        ),
-    };
-    let key_id = match &sa.keying {
-        Keying::Keyed(material) => KeyId::of(material).0,
-        // The entry of the agent that installed it is taken over by `admit`.
-        Keying::Adopted => [0; 8],
-    };
-    objects.states.insert(
-        StateKey {
+/// An SA of a peer, as the kernel has it.
+struct Installed<'a> {
+    plan: &'a Plan<'a>,
+    peer: &'a PeerPlan<'a>,
+    sa: &'a SecurityAssociation,
+    key: StateKey,
+}
+
+impl<'a> Installed<'a> {
+    fn new(plan: &'a Plan<'a>, peer: &'a PeerPlan<'a>, sa: &'a SecurityAssociation) -> Self {
+        let (own, other) = (peer.local_vtep, peer.peer.vtep);
+        let (source, destination) = match sa.direction {
+            Direction::Out => (own, other),
+            Direction::In => (other, own),
+        };
+        let key = StateKey {
             source,
             destination,
-            spi,
-        },
-        State {
+            spi: sa.spi(plan.desired.node.index, peer.peer.index),
+        };
+        Self {
+            plan,
+            peer,
+            sa,
+            key,
+        }
+    }
+
+    fn state(&self) -> (StateKey, State) {
+        let settings = &self.plan.desired.settings;
+        let (mode, encap) = match self.sa.direction {
+            Direction::Out => {
+                let port = settings.esp_in_udp_port;
+                let encap = port.map(|port| Encap::new(self.key.spi, port));
+                (StateMode::Transport, encap)
+            }
+            Direction::In => {
+                let if_id = settings.if_id;
+                (StateMode::Beet { if_id }, None)
+            }
+        };
+        let state = State {
             mode,
             reqid: settings.reqid,
             replay_window: REPLAY_WINDOW,
             hard_byte_limit: settings.hard_byte_limit,
-            encap: settings
-                .esp_in_udp_port
-                .filter(|_| sa.direction == Direction::Out)
-                .map(|port| Encap::new(spi, port)),
-            keying: sa.keying.clone(),
-        },
-    );
-    objects.maps.sas.insert(
-        abi::SecurityAssociationKey {
-            spi: spi.get(),
+            encap,
+            keying: self.sa.keying.clone(),
+        };
+        (self.key, state)
+    }
+
+    fn entry(&self) -> (abi::SecurityAssociationKey, abi::SecurityAssociation) {
+        let Self { sa, .. } = self;
+        let (own, other) = (self.plan.desired.node.index, self.peer.peer.index);
+        let (receiver, direction) = match sa.direction {
+            Direction::Out => (other, SaDirection::Out),
+            Direction::In => (own, SaDirection::In),
+        };
+        let key = abi::SecurityAssociationKey {
+            spi: self.key.spi.get(),
             receiver: receiver.get(),
-        },
-        abi::SecurityAssociation {
+        };
+        let entry = abi::SecurityAssociation {
             direction,
             peer: other.get(),
             epoch: sa.epoch.get(),
@@ -103,25 +122,32 @@ fn install(plan: &Plan<'_>, peer: &PeerPlan<'_>, sa: &SecurityAssociation, objec
             reserved: [0; 2],
             sender_generation: sa.sender_generation,
             receiver_generation: sa.receiver_generation,
-            key_id,
-        },
-    );
-    if sa.direction == Direction::Out {
-        objects.policies.insert(
-            PolicyKey {
-                source,
-                destination: Some(destination),
-                udp_port: Some(settings.port),
-                mark: settings.mark.mark(sa.slot.get(), sa.lane.get()),
-                mark_mask: settings.mark.mask,
+            key_id: match &sa.keying {
+                Keying::Keyed(material) => KeyId::of(material).0,
+                // The entry of the agent that installed it is taken over by `admit`.
+                Keying::Adopted => [0; 8],
             },
-            Policy {
-                priority: settings.policy_priority,
-                action: PolicyAction::Encrypt {
-                    spi,
-                    reqid: settings.reqid,
-                },
+        };
+        (key, entry)
+    }
+
+    /// What leads to it, if it is an outbound one.
+    fn policy(&self) -> Option<(PolicyKey, Policy)> {
+        let settings = &self.plan.desired.settings;
+        let key = PolicyKey {
+            source: self.key.source,
+            destination: Some(self.key.destination),
+            udp_port: Some(settings.port),
+            mark: (settings.mark).mark(self.sa.slot.get(), self.sa.lane.get()),
+            mark_mask: settings.mark.mask,
+        };
+        let policy = Policy {
+            priority: settings.policy_priority,
+            action: PolicyAction::Encrypt {
+                spi: self.key.spi,
+                reqid: settings.reqid,
             },
-        );
+        };
+        (self.sa.direction == Direction::Out).then_some((key, policy))
     }
 }

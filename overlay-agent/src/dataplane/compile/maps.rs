@@ -6,10 +6,10 @@ use overlay_ebpf::abi::{self, MacAddr, NetworkFlags, Vni, VtepRole};
 
 use super::plan::{FloodTo, PeerPlan, Plan};
 use crate::dataplane::{
+    copy_on_write::CopyOnWrite,
     desired::{MapSizes, RemoteEndpoint},
     endpoint_name::host_device_name,
     objects::{EndpointEntry, FloodEntry, MapEntries, Objects, PeerEntry},
-    shared::Shared,
     step::mapped_bytes,
     validate::Invalid,
 };
@@ -37,10 +37,10 @@ pub fn compile(plan: &Plan<'_>, known: &MapEntries, objects: &mut Objects) {
 
 /// The map of these entries, about so many, whose keys differ: `known` if it is that, else a new one.
 fn same_or_new<K: Ord, V: PartialEq, I: Iterator<Item = (K, V)>>(
-    known: &Shared<BTreeMap<K, V>>,
+    known: &CopyOnWrite<BTreeMap<K, V>>,
     about: usize,
     entries: impl Fn() -> I,
-) -> Shared<BTreeMap<K, V>> {
+) -> CopyOnWrite<BTreeMap<K, V>> {
     let mut count = 0;
     let is_known = |(key, value)| {
         count += 1;

@@ -9,7 +9,6 @@ pub(crate) mod schema;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
 };
 
 use overlay_ebpf::abi::{MacAddr, PeerIndex, Vni};
@@ -200,7 +199,7 @@ impl File {
                     addresses: endpoint.addresses.iter().copied().collect(),
                 })
             })
-            .collect::<Result<_, FileError>>()?;
+            .collect::<Result<Vec<_>, FileError>>()?;
         Ok(DataPlane {
             node: Node {
                 index: own,
@@ -211,7 +210,7 @@ impl File {
             networks,
             peers,
             local_endpoints,
-            remote_endpoints: Arc::new(remote_endpoints),
+            remote_endpoints: remote_endpoints.into(),
         })
     }
 

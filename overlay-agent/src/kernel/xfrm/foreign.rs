@@ -36,20 +36,11 @@ impl fmt::Display for Foreign {
     }
 }
 
-pub(super) fn find(
+pub(super) fn policy(
     ours: &Ownership,
     vteps: &[IpAddr],
-    policies: &[policies::Found],
-    states: &[states::Found],
-) -> Vec<Foreign> {
-    policies
-        .iter()
-        .filter_map(|found| policy(ours, vteps, found))
-        .chain(states.iter().filter_map(|found| state(ours, vteps, found)))
-        .collect()
-}
-
-fn policy(ours: &Ownership, vteps: &[IpAddr], found: &policies::Found) -> Option<Foreign> {
+    found: &policies::Found,
+) -> Option<Foreign> {
     if found.ours(ours).is_some() {
         return None;
     }
@@ -138,7 +129,7 @@ fn describe_policy(found: &policies::Found) -> String {
     )
 }
 
-fn state(ours: &Ownership, vteps: &[IpAddr], found: &states::Found) -> Option<Foreign> {
+pub(super) fn state(ours: &Ownership, vteps: &[IpAddr], found: &states::Found) -> Option<Foreign> {
     if found.larval || found.ours(ours).is_some() {
         return None;
     }
@@ -205,7 +196,9 @@ mod tests {
 
     fn judge(found: policies::Found) -> Option<Severity> {
         let vteps = [VTEP.parse().unwrap()];
-        find(&OURS, &vteps, &[found], &[])
+        policy(&OURS, &vteps, &found)
+            .into_iter()
+            .collect::<Vec<_>>()
             .first()
             .map(|foreign| foreign.severity)
     }

@@ -221,11 +221,12 @@ impl Socket {
         }
     }
 
-    /// Lists every object of a kind. What disappears or appears meanwhile makes it read again.
+    /// What `parse` makes of every object of a kind, and keeps. What disappears or appears meanwhile makes it read
+    /// again.
     pub(super) async fn dump<T>(
         &mut self,
         kind: u16,
-        mut parse: impl FnMut(&[u8]) -> Result<T, Error>,
+        mut parse: impl FnMut(&[u8]) -> Result<Option<T>, Error>,
     ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
             if let Some(found) = self.dump_once(kind, &mut parse).await? {
@@ -239,7 +240,7 @@ impl Socket {
     async fn dump_once<T>(
         &mut self,
         kind: u16,
-        parse: &mut impl FnMut(&[u8]) -> Result<T, Error>,
+        parse: &mut impl FnMut(&[u8]) -> Result<Option<T>, Error>,
     ) -> Result<Option<Vec<T>>, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
@@ -262,7 +263,7 @@ impl Socket {
                     NLMSG_DONE => return Ok(stable.then_some(found)),
                     NLMSG_ERROR => acknowledgement(&message)
                         .map_err(|refusal| refusal.into_error(|| "list XFRM objects".to_owned()))?,
-                    _ => found.push(parse(message.body)?),
+                    _ => found.extend(parse(message.body)?),
                 }
             }
         }

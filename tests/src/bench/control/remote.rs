@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     future::pending,
     net::IpAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -72,7 +71,7 @@ async fn run(directories: &Directories, base: &DataPlane, count: u32, rounds: u3
     let before = resident()?;
     let mut grown = 0;
     let mut full = base.clone();
-    full.remote_endpoints = Arc::new((0..count).map(endpoint).collect::<Result<_>>()?);
+    full.remote_endpoints = (0..count).map(endpoint).collect::<Result<_>>()?;
     let mut host = Host::open(directories.clone(), &base.settings, &[])?;
     host.take_over()?;
     let mut keeper = Keeper::new(host, base.clone());

@@ -343,7 +343,7 @@ fn figures_of_attaching_and_of_many_remote_endpoints() {
                 addresses: [ip.into()].into(),
             }
         });
-        lab.desired.remote_endpoints = Arc::new(many.collect());
+        lab.desired.remote_endpoints = many.collect();
         let took = lab.applied();
         println!("{REMOTE} remote endpoints at once: {took:?}");
         let mut beside = attach(&mut lab, ENDPOINTS..ENDPOINTS + 100);

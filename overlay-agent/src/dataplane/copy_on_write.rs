@@ -8,9 +8,9 @@ use std::{
 
 /// A value whose clones are the same one until one of them is changed.
 #[derive(Default)]
-pub struct Shared<T>(Arc<T>);
+pub struct CopyOnWrite<T>(Arc<T>);
 
-impl<T> Shared<T> {
+impl<T> CopyOnWrite<T> {
     pub fn new(value: T) -> Self {
         Self(Arc::new(value))
     }
@@ -21,13 +21,13 @@ impl<T> Shared<T> {
     }
 }
 
-impl<T> Clone for Shared<T> {
+impl<T> Clone for CopyOnWrite<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Deref for Shared<T> {
+impl<T> Deref for CopyOnWrite<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -36,39 +36,39 @@ impl<T> Deref for Shared<T> {
 }
 
 /// Makes it a copy of its own, unless it is the only one.
-impl<T: Clone> DerefMut for Shared<T> {
+impl<T: Clone> DerefMut for CopyOnWrite<T> {
     fn deref_mut(&mut self) -> &mut T {
         Arc::make_mut(&mut self.0)
     }
 }
 
-impl<T: PartialEq> PartialEq for Shared<T> {
+impl<T: PartialEq> PartialEq for CopyOnWrite<T> {
     fn eq(&self, other: &Self) -> bool {
         self.is(other) || self.0 == other.0
     }
 }
 
-impl<T: Eq> Eq for Shared<T> {}
+impl<T: Eq> Eq for CopyOnWrite<T> {}
 
-impl<T: fmt::Debug> fmt::Debug for Shared<T> {
+impl<T: fmt::Debug> fmt::Debug for CopyOnWrite<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl<T> From<T> for Shared<T> {
+impl<T> From<T> for CopyOnWrite<T> {
     fn from(value: T) -> Self {
         Self::new(value)
     }
 }
 
-impl<A, T: FromIterator<A>> FromIterator<A> for Shared<T> {
+impl<A, T: FromIterator<A>> FromIterator<A> for CopyOnWrite<T> {
     fn from_iter<I: IntoIterator<Item = A>>(all: I) -> Self {
         Self::new(all.into_iter().collect())
     }
 }
 
-impl<'a, T> IntoIterator for &'a Shared<T>
+impl<'a, T> IntoIterator for &'a CopyOnWrite<T>
 where
     &'a T: IntoIterator,
 {
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_the_same_one_until_it_changes() {
-        let mut one: Shared<Vec<u8>> = [1, 2].into_iter().collect();
+        let mut one: CopyOnWrite<Vec<u8>> = [1, 2].into_iter().collect();
         let other = one.clone();
         assert!(one.is(&other));
         one.push(3);
