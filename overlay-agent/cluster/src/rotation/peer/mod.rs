@@ -174,7 +174,7 @@ impl Peer {
             gone: false,
             generation: None,
             seen: None,
-            theirs: Vec::new(),
+            theirs: Vec::with_capacity(2),
             their_held: Vec::new(),
             knows_us: false,
             their_transmit: None,
