@@ -39,7 +39,9 @@ pub fn admit(
         let refusal = match observed.states.get(&key) {
             Some(live) => {
                 // It stays, as it is, under the name that its installer gave it.
-                compiled.objects.states.insert(key, live.clone());
+                if *live != wanted {
+                    compiled.objects.states.insert(key, live.clone());
+                }
                 match known {
                     Some(entry) => compiled.objects.maps.sas.insert(map_key, *entry),
                     None => compiled.objects.maps.sas.remove(&map_key),

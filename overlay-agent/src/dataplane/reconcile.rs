@@ -29,6 +29,15 @@ pub trait Kernel {
     /// Everything of ours that is there.
     fn observe(&mut self) -> impl Future<Output = Result<Objects, Self::Error>>;
 
+    /// As [`Self::observe`]. What grows with the cluster and is as it is in `known` need not be made anew.
+    fn observe_beside(
+        &mut self,
+        known: &Objects,
+    ) -> impl Future<Output = Result<Objects, Self::Error>> {
+        let _not_needed = known;
+        self.observe()
+    }
+
     /// Keys ever installed on this node.
     fn used_keys(&mut self) -> Result<BTreeSet<KeyId>, Self::Error>;
 
@@ -66,9 +75,15 @@ pub fn plan(
     observed: &Objects,
     used: &BTreeSet<KeyId>,
 ) -> Result<Plan, Vec<Invalid>> {
-    let mut compiled: Compiled = compile_beside(desired, facts, &observed.maps)?;
+    let mut compiled: Compiled = compile_beside(desired, facts, observed)?;
     admit(&mut compiled, desired, observed, used);
-    let Compiled { objects, problems } = compiled;
+    let Compiled {
+        mut objects,
+        problems,
+    } = compiled;
+    if objects.maps.sas == observed.maps.sas {
+        objects.maps.sas = observed.maps.sas.clone();
+    }
     let steps = diff(&objects, observed);
     Ok(Plan {
         wanted: objects,
@@ -166,7 +181,11 @@ pub async fn reconcile_and_tell<K: Kernel>(
             .facts(desired)
             .await
             .map_err(ReconcileError::Kernel)?;
-        let objects = kernel.observe().await.map_err(ReconcileError::Kernel)?;
+        let objects = match known {
+            Some(known) => kernel.observe_beside(&known.objects).await,
+            None => kernel.observe().await,
+        };
+        let objects = objects.map_err(ReconcileError::Kernel)?;
         let found = Known { objects, facts };
         if let Some(tell) = tell.take() {
             tell(known.as_ref(), &found);

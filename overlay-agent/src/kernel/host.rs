@@ -200,7 +200,11 @@ impl Kernel for Host {
     }
 
     async fn observe(&mut self) -> Result<Objects, HostError> {
-        super::observe::observe(self).await
+        super::observe::observe(self, &Objects::default()).await
+    }
+
+    async fn observe_beside(&mut self, known: &Objects) -> Result<Objects, HostError> {
+        super::observe::observe(self, known).await
     }
 
     fn used_keys(&mut self) -> Result<BTreeSet<KeyId>, HostError> {

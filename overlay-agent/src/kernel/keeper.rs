@@ -116,6 +116,10 @@ impl Kernel for Interruptible<'_> {
         Self::unless_superseded(&mut self.superseded, self.host.observe()).await
     }
 
+    async fn observe_beside(&mut self, known: &Objects) -> Result<Objects, Unfinished> {
+        Self::unless_superseded(&mut self.superseded, self.host.observe_beside(known)).await
+    }
+
     fn used_keys(&mut self) -> Result<BTreeSet<KeyId>, Unfinished> {
         Ok(self.host.used_keys()?)
     }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use overlay_ebpf::abi::{Config, Location};
+use overlay_ebpf::abi::{Config, Endpoint, FloodTarget, Location, Peer};
 
 use super::{
     addresses,
-    bpf::{MapsDigest, ObservedMaps, Pinned},
+    bpf::{BpfError, Maps, MapsDigest, Pinned},
     endpoint_link, firewall,
     host::{Host, HostError, Programs},
     links, neighbours, sysctl,
@@ -18,15 +18,16 @@ use crate::dataplane::{
     },
 };
 
-pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
+/// What grows with the cluster and is as it is in `known` is not made anew.
+pub async fn observe(host: &mut Host, known: &Objects) -> Result<Objects, HostError> {
     let devices = links::all(&host.rtnl).await?;
     host.devices = devices
         .values()
         .map(|device| (device.index, device.name.clone()))
         .collect();
     let saved = host.originals.read()?;
-    let mut policies = host.xfrm.observe_policies().await?;
-    let mut states = host.xfrm.observe_states().await?;
+    let mut policies = host.xfrm.policies_beside(&known.policies).await?;
+    let mut states = host.xfrm.states_beside(&known.states).await?;
     for before in &host.xfrm_before {
         // What both know is as the present settings see it.
         for (key, policy) in before.observe_policies().await? {
@@ -42,8 +43,8 @@ pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
         firewall: observe_firewall(host).await?,
         links: links::ours(&devices)?,
         addresses: addresses::observe(&host.rtnl, &devices).await?,
-        policies: policies.into(),
-        states: states.into(),
+        policies,
+        states,
         neighbours: neighbours::observe(&host.rtnl).await?.into(),
         endpoints: endpoint_link::observe_beside(&devices, seen).await?,
         ..Objects::default()
@@ -67,7 +68,7 @@ pub async fn observe(host: &mut Host) -> Result<Objects, HostError> {
             xfrm: index(XFRM),
             reentry_mac,
         };
-        objects.maps = entries(pinned.observe_maps()?, &host.devices, &own);
+        objects.maps = entries(pinned.maps(), &known.maps, &host.devices, &own)?;
     }
     Ok(objects)
 }
@@ -161,61 +162,53 @@ fn device_name(devices: &BTreeMap<u32, String>, index: u32) -> String {
         .unwrap_or_else(|| format!("#{index}"))
 }
 
-fn entries(maps: ObservedMaps, devices: &BTreeMap<u32, String>, own: &OwnDevices) -> MapEntries {
+fn entries(
+    maps: &Maps,
+    known: &MapEntries,
+    devices: &BTreeMap<u32, String>,
+    own: &OwnDevices,
+) -> Result<MapEntries, BpfError> {
     let name = |index| device_name(devices, index);
-    MapEntries {
-        config: maps.config.and_then(|config| own.entry(&config)),
-        networks: maps.networks,
+    let peer = |value: Peer| PeerEntry {
+        tx: value.tx,
+        vtep: value.vtep,
+        local_vtep: value.local_vtep,
+        underlay_device: name(value.underlay_ifindex),
+        underlay_mtu: value.underlay_mtu,
+    };
+    let endpoint = |value: Endpoint| match value.location {
+        Location::Local => EndpointEntry::Local {
+            device: name(value.ifindex),
+        },
+        Location::Remote => EndpointEntry::Remote { peer: value.peer },
+    };
+    let flooded = |value: FloodTarget| match value.location {
+        Location::Local => FloodEntry::Local {
+            device: name(value.ifindex),
+        },
+        Location::Remote => FloodEntry::Remote { peer: value.peer },
+    };
+    Ok(MapEntries {
+        config: maps.config.get()?.and_then(|config| own.entry(&config)),
+        networks: maps.networks.read()?,
         local_ports: maps
             .local_ports
+            .read()?
             .into_iter()
             .map(|(key, value)| (name(key.ifindex), value))
             .collect(),
-        endpoints: maps
-            .endpoints
-            .into_iter()
-            .map(|(key, value)| {
-                let entry = match value.location {
-                    Location::Local => EndpointEntry::Local {
-                        device: name(value.ifindex),
-                    },
-                    Location::Remote => EndpointEntry::Remote { peer: value.peer },
-                };
-                (key, entry)
-            })
-            .collect(),
-        addresses: maps.addresses.into(),
-        peers: maps
-            .peers
-            .into_iter()
-            .map(|(key, value)| {
-                let entry = PeerEntry {
-                    tx: value.tx,
-                    vtep: value.vtep,
-                    local_vtep: value.local_vtep,
-                    underlay_device: name(value.underlay_ifindex),
-                    underlay_mtu: value.underlay_mtu,
-                };
-                (key, entry)
-            })
-            .collect(),
-        vteps: maps.vteps.into(),
-        memberships: maps.memberships.into(),
-        flood_lists: maps
-            .flood_lists
-            .into_iter()
-            .map(|(key, value)| {
-                let entry = match value.location {
-                    Location::Local => FloodEntry::Local {
-                        device: name(value.ifindex),
-                    },
-                    Location::Remote => FloodEntry::Remote { peer: value.peer },
-                };
-                (key, entry)
-            })
-            .collect(),
-        sas: maps.sas.into(),
-    }
+        endpoints: maps.endpoints.read_beside(&known.endpoints, endpoint)?,
+        addresses: maps
+            .addresses
+            .read_beside(&known.addresses, |value| value)?,
+        peers: maps.peers.read_beside(&known.peers, peer)?,
+        vteps: maps.vteps.read_beside(&known.vteps, |value| value)?,
+        memberships: maps
+            .memberships
+            .read_beside(&known.memberships, |value| value)?,
+        flood_lists: maps.flood_lists.read_beside(&known.flood_lists, flooded)?,
+        sas: maps.sas.read_beside(&known.sas, |value| value)?,
+    })
 }
 
 /// The sizes of loaded maps. That of `events` cannot be read and is taken for `events`.

@@ -16,6 +16,7 @@ pub use self::{
 };
 use self::{socket::Socket, wire::Request};
 use crate::dataplane::{
+    copy_on_write::CopyOnWrite,
     desired::{Keying, Settings},
     objects::{Policy, PolicyAction, PolicyKey, State, StateKey, StateMode},
 };
@@ -108,6 +109,11 @@ fn hint(errno: &io::Error) -> &'static str {
     }
 }
 
+/// Whether these are all of so many, and each is known. One that is there twice makes one too many.
+fn are_all(known: &[bool], of: usize) -> bool {
+    known.len() == of && known.iter().all(|known| *known)
+}
+
 /// By their keys, at once: of one after the other the tree's nodes are half full. The first of a key stays, and is told
 /// if there is another.
 fn by_key<K: Ord, V>(mut all: Vec<(K, V)>, twice: impl Fn(&mut V)) -> BTreeMap<K, V> {
@@ -149,6 +155,36 @@ impl Handle {
     pub async fn observe_states(&self) -> Result<BTreeMap<StateKey, State>, Error> {
         let ours = self.states(|found| found.ours(&self.ours)).await?;
         Ok(by_key(ours, |twice| twice.mode = StateMode::Other))
+    }
+
+    /// As [`Self::observe_policies`]: `known`, where they are that.
+    pub async fn policies_beside(
+        &self,
+        known: &CopyOnWrite<BTreeMap<PolicyKey, Policy>>,
+    ) -> Result<CopyOnWrite<BTreeMap<PolicyKey, Policy>>, Error> {
+        let is_known = |found: policies::Found| {
+            let (key, policy) = found.ours(&self.ours)?;
+            Some(known.get(&key) == Some(&policy))
+        };
+        if are_all(&self.policies(is_known).await?, known.len()) {
+            return Ok(known.clone());
+        }
+        Ok(self.observe_policies().await?.into())
+    }
+
+    /// As [`Self::observe_states`]: `known`, where they are that.
+    pub async fn states_beside(
+        &self,
+        known: &CopyOnWrite<BTreeMap<StateKey, State>>,
+    ) -> Result<CopyOnWrite<BTreeMap<StateKey, State>>, Error> {
+        let is_known = |found: states::Found| {
+            let (key, state) = found.ours(&self.ours)?;
+            Some(known.get(&key) == Some(&state))
+        };
+        if are_all(&self.states(is_known).await?, known.len()) {
+            return Ok(known.clone());
+        }
+        Ok(self.observe_states().await?.into())
     }
 
     /// Counters of our SAs.

@@ -2,7 +2,10 @@
 
 use overlay_ebpf::abi::{self, SaDirection};
 
-use super::plan::{PeerPlan, Plan};
+use super::{
+    plan::{PeerPlan, Plan},
+    same_or_new,
+};
 use crate::dataplane::{
     desired::{Direction, Keying, SecurityAssociation},
     guard::block_policy_key,
@@ -14,40 +17,51 @@ use crate::dataplane::{
 /// Packets the anti-replay window spans: enough for reordering between CPUs that send on one SA.
 pub const REPLAY_WINDOW: u32 = 1024;
 
-pub fn compile(plan: &Plan<'_>, objects: &mut Objects, problems: &mut Vec<Problem>) {
-    let settings = &plan.desired.settings;
-    let mut policies = Vec::new();
-    if plan.encrypted_desired {
-        let block = Policy {
-            priority: settings.block_priority,
-            action: PolicyAction::Block,
-        };
-        let vteps = plan.desired.node.vteps.iter();
-        policies.extend(vteps.map(|&vtep| (block_policy_key(vtep, settings.port), block)));
-    }
-    if plan.ipsec {
-        let peers = || plan.peers.values().filter(|peer| peer.encrypted);
-        for peer in peers() {
-            if peer.peer.sas.is_empty() && peer.peer.transmit.is_none() {
-                problems.push(Problem::warning(
-                    Subject::Peer(peer.peer.index, peer.peer.name.clone()),
-                    "it shares an encrypted network and has no SA: nothing can be received from it",
-                    "add keys for the pair to the keys file (`overlay dataplane keygen`)",
-                ));
-            }
+/// `known`: what comes out as it is there is the same one.
+pub fn compile(
+    plan: &Plan<'_>,
+    known: &Objects,
+    objects: &mut Objects,
+    problems: &mut Vec<Problem>,
+) {
+    let peers = || {
+        let peers = plan.peers.values();
+        peers.filter(|peer| plan.ipsec && peer.encrypted)
+    };
+    for peer in peers() {
+        if peer.peer.sas.is_empty() && peer.peer.transmit.is_none() {
+            problems.push(Problem::warning(
+                Subject::Peer(peer.peer.index, peer.peer.name.clone()),
+                "it shares an encrypted network and has no SA: nothing can be received from it",
+                "add keys for the pair to the keys file (`overlay dataplane keygen`)",
+            ));
         }
-        let sas = || {
-            peers().flat_map(move |peer| {
-                let sas = peer.peer.sas.iter();
-                sas.map(move |sa| Installed::new(plan, peer, sa))
-            })
-        };
-        policies.extend(sas().filter_map(|sa| sa.policy()));
-        // Made at once, the trees are full; made SA by SA, they are half empty.
-        objects.states = sas().map(|sa| sa.state()).collect();
-        objects.maps.sas = sas().map(|sa| sa.entry()).collect();
     }
-    objects.policies = policies.into_iter().collect();
+    let sas = || {
+        peers().flat_map(move |peer| {
+            let sas = peer.peer.sas.iter();
+            sas.map(move |sa| Installed::new(plan, peer, sa))
+        })
+    };
+    let about = sas().count();
+    objects.policies = same_or_new(&known.policies, about, || {
+        blocks(plan).chain(sas().filter_map(|sa| sa.policy()))
+    });
+    objects.states = same_or_new(&known.states, about, || sas().map(|sa| sa.state()));
+    objects.maps.sas = same_or_new(&known.maps.sas, about, || sas().map(|sa| sa.entry()));
+}
+
+/// Barrier 2.
+fn blocks(plan: &Plan<'_>) -> impl Iterator<Item = (PolicyKey, Policy)> {
+    let settings = &plan.desired.settings;
+    let block = Policy {
+        priority: settings.block_priority,
+        action: PolicyAction::Block,
+    };
+    let vteps = plan.desired.node.vteps.iter();
+    vteps
+        .filter(|_| plan.encrypted_desired)
+        .map(move |&vtep| (block_policy_key(vtep, settings.port), block))
 }
 
 /// An SA of a peer, as the kernel has it.

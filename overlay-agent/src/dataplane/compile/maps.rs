@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use overlay_ebpf::abi::{self, MacAddr, NetworkFlags, Vni, VtepRole};
 
-use super::plan::{FloodTo, PeerPlan, Plan};
+use super::{
+    plan::{FloodTo, PeerPlan, Plan},
+    same_or_new,
+};
 use crate::dataplane::{
-    copy_on_write::CopyOnWrite,
     desired::{MapSizes, RemoteEndpoint},
     endpoint_name::host_device_name,
     objects::{EndpointEntry, FloodEntry, MapEntries, Objects, PeerEntry},
@@ -33,26 +35,6 @@ pub fn compile(plan: &Plan<'_>, known: &MapEntries, objects: &mut Objects) {
             maps.peers.insert(key, entry);
         }
     }
-}
-
-/// The map of these entries, about so many, whose keys differ: `known` if it is that, else a new one.
-fn same_or_new<K: Ord, V: PartialEq, I: Iterator<Item = (K, V)>>(
-    known: &CopyOnWrite<BTreeMap<K, V>>,
-    about: usize,
-    entries: impl Fn() -> I,
-) -> CopyOnWrite<BTreeMap<K, V>> {
-    let mut count = 0;
-    let is_known = |(key, value)| {
-        count += 1;
-        known.get(&key) == Some(&value)
-    };
-    if entries().all(is_known) && count == known.len() {
-        return known.clone();
-    }
-    // Made at once, the tree is full; made entry by entry, it is half empty.
-    let mut all = Vec::with_capacity(about);
-    all.extend(entries());
-    all.into_iter().collect()
 }
 
 fn networks(plan: &Plan<'_>, maps: &mut MapEntries) {

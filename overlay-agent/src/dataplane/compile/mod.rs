@@ -10,14 +10,15 @@ mod plan;
 pub use ipsec::REPLAY_WINDOW;
 pub use maps::CLOSED;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use overlay_ebpf::abi::ConfigFlags;
 
 use super::{
+    copy_on_write::CopyOnWrite,
     desired::{DataPlane, XdpMode},
     endpoint_name::host_device_name,
-    objects::{ConfigEntry, MapEntries, Objects, UnderlayFacts},
+    objects::{ConfigEntry, Objects, UnderlayFacts},
     problem::{Problem, Subject},
     validate::{self, Invalid},
 };
@@ -32,15 +33,14 @@ pub struct Compiled {
 
 /// Derives the wanted objects. Errors are contradictions in the input; then nothing is wanted.
 pub fn compile(desired: &DataPlane, facts: &UnderlayFacts) -> Result<Compiled, Vec<Invalid>> {
-    compile_beside(desired, facts, &MapEntries::default())
+    compile_beside(desired, facts, &Objects::default())
 }
 
-/// As [`compile`]: the same objects, but those of the large maps that come out as they are in `known` are not made
-/// anew.
+/// As [`compile`]: the same objects, but what grows with the cluster and comes out as it is in `known` is not made anew.
 pub fn compile_beside(
     desired: &DataPlane,
     facts: &UnderlayFacts,
-    known: &MapEntries,
+    known: &Objects,
 ) -> Result<Compiled, Vec<Invalid>> {
     validate::validate(desired)?;
     let mut problems = validate::mark_warnings(&desired.settings);
@@ -52,8 +52,8 @@ pub fn compile_beside(
         ..Objects::default()
     };
     host::compile(&plan, &mut objects, &mut problems);
-    ipsec::compile(&plan, &mut objects, &mut problems);
-    maps::compile(&plan, known, &mut objects);
+    ipsec::compile(&plan, known, &mut objects, &mut problems);
+    maps::compile(&plan, &known.maps, &mut objects);
     objects.maps.config = Some(config(desired, facts, &objects));
     let overfull = maps::overfull(&objects.maps, &desired.settings.map_sizes);
     if overfull.is_empty() {
@@ -61,6 +61,26 @@ pub fn compile_beside(
     } else {
         Err(overfull)
     }
+}
+
+/// The map of these entries, about so many, whose keys differ: `known` if it is that, else a new one.
+fn same_or_new<K: Ord, V: PartialEq, I: Iterator<Item = (K, V)>>(
+    known: &CopyOnWrite<BTreeMap<K, V>>,
+    about: usize,
+    entries: impl Fn() -> I,
+) -> CopyOnWrite<BTreeMap<K, V>> {
+    let mut count = 0;
+    let is_known = |(key, value)| {
+        count += 1;
+        known.get(&key) == Some(&value)
+    };
+    if entries().all(is_known) && count == known.len() {
+        return known.clone();
+    }
+    // Made at once, the tree is full; made entry by entry, it is half empty.
+    let mut all = Vec::with_capacity(about);
+    all.extend(entries());
+    all.into_iter().collect()
 }
 
 /// The data plane without the endpoints whose namespace is gone: nothing of theirs shall be in the kernel.

@@ -669,28 +669,38 @@ fn contradictions_are_refused_by_name() {
 fn large_maps_that_stay_as_they_are_are_not_made_anew() {
     let mut desired = example();
     let facts = facts(&desired);
-    let before = compile(&desired, &facts).unwrap().objects.maps;
+    let known = compile(&desired, &facts).unwrap().objects;
+    let before = &known.maps;
     let again = |desired: &DataPlane| {
-        let maps = compile_beside(desired, &facts, &before).unwrap();
+        let maps = compile_beside(desired, &facts, &known).unwrap();
         let alone = compile(desired, &facts).unwrap();
         assert_eq!(maps, alone);
-        maps.objects.maps
+        maps.objects
     };
     for peer in desired.peers.values_mut() {
         peer.transmit = None;
     }
     let closed = again(&desired);
+    assert!(closed.states.is(&known.states));
+    assert!(closed.policies.is(&known.policies));
+    let closed = closed.maps;
     assert_ne!(closed.peers, before.peers);
     assert!(closed.endpoints.is(&before.endpoints));
     assert!(closed.addresses.is(&before.addresses));
 
     let address = "10.0.0.77".parse().unwrap();
     remotes(&mut desired)[0].addresses = [address].into();
-    let moved = again(&desired);
+    let moved = again(&desired).maps;
     assert!(moved.endpoints.is(&before.endpoints));
     assert_ne!(moved.addresses, before.addresses);
 
     remotes(&mut desired).pop();
-    let gone = again(&desired);
+    let gone = again(&desired).maps;
     assert_ne!(gone.endpoints, before.endpoints);
+
+    let peer = desired.peers.values_mut().find(|peer| !peer.sas.is_empty());
+    let lost = peer.unwrap().sas.pop().unwrap();
+    let less = again(&desired);
+    assert_eq!(less.states.len(), known.states.len() - 1, "{lost:?}");
+    assert_eq!(less.maps.sas.len(), before.sas.len() - 1);
 }

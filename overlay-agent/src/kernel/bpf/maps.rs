@@ -16,7 +16,7 @@ use super::{
     pin_root::PinRoot,
     table::{Table, TableDigest, from_array, to_array},
 };
-use crate::dataplane::desired::MapSizes;
+use crate::dataplane::{copy_on_write::CopyOnWrite, desired::MapSizes};
 
 macro_rules! table {
     ($key:ty => $value:ty) => {
@@ -188,6 +188,15 @@ impl PeerMap {
     /// As [`Table::read`].
     pub fn read(&self) -> Result<BTreeMap<PeerKey, Peer>, BpfError> {
         self.peers.read()
+    }
+
+    /// As [`Table::read_beside`].
+    pub fn read_beside<W: PartialEq>(
+        &self,
+        known: &CopyOnWrite<BTreeMap<PeerKey, W>>,
+        of: impl Fn(Peer) -> W,
+    ) -> Result<CopyOnWrite<BTreeMap<PeerKey, W>>, BpfError> {
+        self.peers.read_beside(known, of)
     }
 
     /// As [`Table::digest`].

@@ -14,6 +14,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use bytemuck::{CheckedBitPattern, NoUninit};
 
 use super::{error::BpfError, grace::Freed, sys};
+use crate::dataplane::copy_on_write::CopyOnWrite;
 
 /// Entries that one system call reads.
 const AT_A_TIME: usize = 1024;
@@ -171,14 +172,44 @@ where
     pub fn read(&self) -> Result<BTreeMap<K, V>, BpfError> {
         let mut entries = Vec::new();
         self.for_each(|key, value| {
-            entries.push((
-                from_array(self.name, "key", key, key)?,
-                from_array(self.name, "value", key, value)?,
-            ));
+            entries.push(self.entry(key, value)?);
             Ok(())
         })?;
         // Of all at once the nodes are full, of one after the other half full.
         Ok(entries.into_iter().collect())
+    }
+
+    /// Every entry, as [`Self::read`] has it, with what `of` makes of its value: `known`, where it is that.
+    pub fn read_beside<W: PartialEq>(
+        &self,
+        known: &CopyOnWrite<BTreeMap<K, W>>,
+        of: impl Fn(V) -> W,
+    ) -> Result<CopyOnWrite<BTreeMap<K, W>>, BpfError> {
+        let (mut same, mut entries) = (0, 0);
+        self.for_each(|key, value| {
+            let (key, value) = self.entry(key, value)?;
+            entries += 1;
+            same += usize::from(known.get(&key) == Some(&of(value)));
+            Ok(())
+        })?;
+        if same == entries && same == known.len() {
+            return Ok(known.clone());
+        }
+        let mut all = Vec::with_capacity(entries);
+        self.for_each(|key, value| {
+            let (key, value) = self.entry(key, value)?;
+            all.push((key, of(value)));
+            Ok(())
+        })?;
+        Ok(all.into_iter().collect())
+    }
+
+    fn entry(&self, key: &[u8; KS], value: &[u8; VS]) -> Result<(K, V), BpfError> {
+        let known_by = key;
+        Ok((
+            from_array(self.name, "key", known_by, key)?,
+            from_array(self.name, "value", known_by, value)?,
+        ))
     }
 
     /// Stands for every entry, which is read as by [`Self::read`] and not kept.
