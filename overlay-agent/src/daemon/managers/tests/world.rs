@@ -306,6 +306,21 @@ impl Node {
             managers.shutdown().await;
         }
     }
+
+    /// What was spawned for its connections ends a little later, and until then the store is open. A process takes
+    /// all of it along.
+    async fn wait_for_the_store(&self) {
+        let Ok(file) = std::fs::File::open(&self.setup.store) else {
+            return;
+        };
+        for _ in 0..1000 {
+            if file.try_lock().is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the store is open ten seconds after the end of its agent");
+    }
 }
 
 pub struct World {
@@ -545,7 +560,9 @@ impl World {
     }
 
     pub async fn kill(&mut self, n: u8) {
-        self.nodes.get_mut(&n).expect("a node").stop().await;
+        let node = self.nodes.get_mut(&n).expect("a node");
+        node.stop().await;
+        node.wait_for_the_store().await;
     }
 
     /// The agent starts again on its store.
