@@ -84,7 +84,8 @@ pub fn plan(
     if objects.maps.sas == observed.maps.sas {
         objects.maps.sas = observed.maps.sas.clone();
     }
-    let steps = diff(&objects, observed);
+    let mut steps = diff(&objects, observed);
+    steps.shrink_to_fit();
     Ok(Plan {
         wanted: objects,
         steps,
@@ -292,6 +293,7 @@ async fn execute_all<K: Kernel>(
     report: &mut Report,
     stop: &mut impl FnMut() -> bool,
 ) {
+    report.done.reserve_exact(steps.len());
     let mut steps = steps.into_iter();
     while !steps.as_slice().is_empty() {
         if stop() {
