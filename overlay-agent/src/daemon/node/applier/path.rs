@@ -37,8 +37,10 @@ const QUIET: Duration = Duration::from_millis(250);
 const OVERDUE: Duration = Duration::from_secs(30);
 /// From a change to the record of what is wanted, which `overlay dataplane show` reads.
 const RECORD: Duration = Duration::from_millis(500);
-/// From the last work on what is wanted to giving back the memory of its copies.
+/// From work on what is wanted to giving back the memory of its copies; what comes meanwhile makes it no later.
 const GIVE_BACK: Duration = Duration::from_secs(1);
+/// The rest of the agent works without telling.
+const GIVE_BACK_ANYWAY: Duration = Duration::from_secs(10);
 /// Between two looks at what the SAs have carried.
 const USAGE: Duration = Duration::from_secs(20);
 
@@ -59,8 +61,7 @@ pub struct HostPath {
     followed: Instant,
     /// What is wanted is not as it is on record, since then.
     record_since: Option<Instant>,
-    /// There was work since memory was given back.
-    give_back_at: Option<Instant>,
+    give_back_at: Instant,
     /// What was wanted before may have left something.
     unsettled: bool,
     /// Settings whose objects may be there.
@@ -86,7 +87,7 @@ impl HostPath {
             checked: now,
             followed: now,
             record_since: None,
-            give_back_at: None,
+            give_back_at: now + GIVE_BACK_ANYWAY,
             unsettled: true,
             last: Vec::new(),
             oldest_epoch: None,
@@ -148,7 +149,12 @@ impl HostPath {
     }
 
     fn worked(&mut self) {
-        self.give_back_at = Some(Instant::now() + GIVE_BACK);
+        self.give_back_at = self.give_back_at.min(Instant::now() + GIVE_BACK);
+    }
+
+    fn give_back(&mut self) {
+        self.give_back_at = Instant::now() + GIVE_BACK_ANYWAY;
+        memory::give_back();
     }
 
     fn recorded(&mut self) {
@@ -240,6 +246,8 @@ impl HostPath {
         orders: &Orders,
         tell: &mut dyn FnMut(News),
     ) -> Option<Outcome> {
+        // It is about to make copies of its own.
+        self.give_back();
         let keeper = self.keeper.as_mut()?;
         let mut told = |told: Told| {
             told.log();
@@ -406,15 +414,7 @@ impl DataPath for HostPath {
                         None => pending().await,
                     }
                 } => self.recorded(),
-                () = async {
-                    match give_back_at {
-                        Some(due) => tokio::time::sleep_until(at(due)).await,
-                        None => pending().await,
-                    }
-                } => {
-                    self.give_back_at = None;
-                    memory::give_back();
-                }
+                () = tokio::time::sleep_until(at(give_back_at)) => self.give_back(),
                 heard = monitor => match heard {
                     Ok(origin) => {
                         tracing::trace!(%origin, "heard of a change");
