@@ -475,97 +475,126 @@ impl fmt::Display for Who<'_> {
     }
 }
 
-/// MACs and addresses of the endpoints, each with the endpoint that claims it. Lists that are sorted once: for tens of
-/// thousands of endpoints, trees take several times the memory.
-#[derive(Default)]
-struct Claims<'a> {
-    macs: Vec<((Vni, MacAddr), Who<'a>)>,
-    addresses: Vec<((Vni, IpAddr), Who<'a>)>,
+/// All endpoints, the local ones first.
+fn everybody(desired: &DataPlane) -> impl Iterator<Item = Who<'_>> {
+    let local = desired.local_endpoints.iter().map(Who::Local);
+    local.chain(desired.remote_endpoints.iter().map(Who::Remote))
 }
 
-/// What more than one claims: each with the one before it, in the order in which they were claimed.
-fn twice<'a, K: Ord + Copy>(
-    claims: &mut [(K, Who<'a>)],
-) -> impl Iterator<Item = (K, Who<'a>, Who<'a>)> {
-    claims.sort_by_key(|(key, _)| *key);
-    let pairs = claims.windows(2);
-    pairs.filter_map(|pair| match *pair {
-        [(key, first), (other, second)] if key == other => Some((key, first, second)),
-        _ => None,
-    })
-}
-
-impl<'a> Claims<'a> {
-    fn claim(
-        &mut self,
-        (vni, mac, who): (Vni, MacAddr, Who<'a>),
-        addresses: impl Iterator<Item = IpAddr>,
-        errors: &mut Vec<Invalid>,
-    ) {
-        let what = if mac.is_multicast() {
-            Some("a group address")
-        } else if mac.0 == [0; 6] {
-            Some("all zero")
-        } else {
-            None
-        };
-        if let Some(what) = what {
-            errors.push(Invalid::EndpointMac {
-                endpoint: who.to_string(),
-                mac,
-                what,
-            });
-        }
-        self.macs.push(((vni, mac), who));
-        for address in addresses {
-            let unicast = match address {
-                IpAddr::V4(v4) => !v4.is_broadcast(),
-                IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none(),
-            };
-            if !unicast
-                || address.is_unspecified()
-                || address.is_multicast()
-                || address.is_loopback()
-            {
-                errors.push(Invalid::EndpointAddress {
-                    endpoint: who.to_string(),
-                    address,
-                });
-            }
-            self.addresses.push(((vni, address), who));
+impl<'a> Who<'a> {
+    /// By its place among [`everybody`].
+    fn at(desired: &'a DataPlane, place: u32) -> Self {
+        let local = &desired.local_endpoints;
+        let place = place as usize;
+        match local.get(place) {
+            Some(local) => Self::Local(local),
+            None => Self::Remote(&desired.remote_endpoints[place - local.len()]),
         }
     }
 
-    fn duplicates(mut self, errors: &mut Vec<Invalid>) {
-        errors.extend(twice(&mut self.macs).map(|((vni, mac), first, second)| {
-            Invalid::DuplicateMac {
+    fn mac(self) -> (Vni, MacAddr) {
+        match self {
+            Self::Local(local) => (local.vni, local.mac),
+            Self::Remote(remote) => (remote.vni, remote.mac),
+        }
+    }
+
+    fn addresses(self) -> impl Iterator<Item = (Vni, IpAddr)> {
+        let (vni, local, remote) = match self {
+            Self::Local(local) => (local.vni, Some(&local.addresses), None),
+            Self::Remote(remote) => (remote.vni, None, Some(&remote.addresses)),
+        };
+        let local = local.into_iter().flatten().map(|&(address, _)| address);
+        let remote = remote.into_iter().flat_map(|all| all.iter().copied());
+        local.chain(remote).map(move |address| (vni, address))
+    }
+}
+
+/// What more than one claims: each with the one before it, in the order of the keys and then of the claimants.
+///
+/// There are tens of thousands of claims, so they are a list of keys and places, sorted once in its own room.
+fn twice<'a, K: Ord + Copy>(
+    desired: &'a DataPlane,
+    claims: impl Fn(Who<'a>, &mut dyn FnMut(K)),
+) -> Vec<(K, Who<'a>, Who<'a>)> {
+    let about = desired.local_endpoints.len() + desired.remote_endpoints.len();
+    let mut all: Vec<(K, u32)> = Vec::with_capacity(about);
+    for (place, who) in (0..).zip(everybody(desired)) {
+        claims(who, &mut |key| all.push((key, place)));
+    }
+    all.sort_unstable();
+    let pairs = all.windows(2).filter_map(|pair| match *pair {
+        [(key, first), (other, second)] if key == other => Some((key, first, second)),
+        _ => None,
+    });
+    let who = |place| Who::at(desired, place);
+    pairs
+        .map(|(key, first, second)| (key, who(first), who(second)))
+        .collect()
+}
+
+/// MACs and addresses that nobody may have.
+fn unusable(who: Who<'_>, errors: &mut Vec<Invalid>) {
+    let (_, mac) = who.mac();
+    let what = if mac.is_multicast() {
+        Some("a group address")
+    } else if mac.0 == [0; 6] {
+        Some("all zero")
+    } else {
+        None
+    };
+    if let Some(what) = what {
+        errors.push(Invalid::EndpointMac {
+            endpoint: who.to_string(),
+            mac,
+            what,
+        });
+    }
+    for (_, address) in who.addresses() {
+        let unicast = match address {
+            IpAddr::V4(v4) => !v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none(),
+        };
+        if !unicast || address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+            errors.push(Invalid::EndpointAddress {
+                endpoint: who.to_string(),
+                address,
+            });
+        }
+    }
+}
+
+fn duplicates(desired: &DataPlane, errors: &mut Vec<Invalid>) {
+    let macs = twice(desired, |who, claim| claim(who.mac()));
+    errors.extend(
+        macs.into_iter()
+            .map(|((vni, mac), first, second)| Invalid::DuplicateMac {
                 vni,
                 mac,
                 first: first.to_string(),
                 second: second.to_string(),
-            }
-        }));
-        let addresses = twice(&mut self.addresses);
-        errors.extend(addresses.map(
+            }),
+    );
+    let addresses = twice(desired, |who, claim| who.addresses().for_each(claim));
+    errors.extend(
+        addresses.into_iter().map(
             |((vni, address), first, second)| Invalid::DuplicateAddress {
                 vni,
                 address,
                 first: first.to_string(),
                 second: second.to_string(),
             },
-        ));
-    }
+        ),
+    );
 }
 
 fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
-    let mut claims = Claims::default();
     let mut interfaces = BTreeMap::new();
     let mut destinations = connected(desired);
     for local in &desired.local_endpoints {
         let who = Who::Local(local);
         known_network(desired, local.vni, who, errors);
-        let addresses = local.addresses.iter().map(|&(address, _)| address);
-        claims.claim((local.vni, local.mac, who), addresses, errors);
+        unusable(who, errors);
         for &(address, length) in &local.addresses {
             let most = if address.is_ipv4() { 32 } else { 128 };
             if length > most {
@@ -602,13 +631,9 @@ fn endpoints(desired: &DataPlane, errors: &mut Vec<Invalid>) {
                 peer: remote.peer,
             });
         }
-        claims.claim(
-            (remote.vni, remote.mac, who),
-            remote.addresses.iter().copied(),
-            errors,
-        );
+        unusable(who, errors);
     }
-    claims.duplicates(errors);
+    duplicates(desired, errors);
 }
 
 /// Networks that routes of a namespace lead to, each with what leads there.
