@@ -26,9 +26,7 @@ pub(super) fn is_listed(listing: &[Value]) -> bool {
 
 /// Priority of both chains: `raw`, before connection tracking at −200.
 const PRIORITY: i32 = -300;
-/// Comment of the rule that names [`Firewall::port`].
-const INJECTED: &str = "local processes must not inject into the overlay";
-/// Comment of the rules that name [`Firewall::esp_in_udp_port`].
+/// Comment of the rule that names [`Firewall::esp_in_udp_port`].
 const SENT_ESP_IN_UDP: &str = "sent ESP in UDP";
 /// By number: names depend on /etc/protocols.
 const ESP: u32 = 50;
@@ -69,71 +67,63 @@ fn objects(firewall: &Firewall) -> Vec<Value> {
         set(VTEPS6, "ipv6_addr", vteps(false)),
         chain(PREROUTING),
         chain(OUTPUT),
+        rule(
+            OUTPUT,
+            "local processes must not inject into the overlay",
+            vec![
+                matches(payload("udp", "dport"), json!(port)),
+                json!({ "counter": LOCAL_INJECTION }),
+                json!({ "drop": null }),
+            ],
+        ),
     ];
-    let accept = || json!({ "accept": null });
-    let notrack = || json!({ "notrack": null });
-    let esp = || matches(json!({ "meta": { "key": "l4proto" } }), json!(ESP));
-    let udp = |port: u16| matches(payload("udp", "dport"), json!(port));
-    // Every rule is work for every encrypted packet: what there is most of is found first, and is done with then. Other
-    // chains see it nevertheless.
     // Their programs take every packet. Without them, while one starts, stops or is lost, what a
-    // stranger put in VXLAN would be input of the host. So nothing of theirs gets past this.
-    objects.push(rule(
-        PREROUTING,
-        "devices of the overlay hand nothing to the host",
-        vec![
-            matches(
-                json!({ "meta": { "key": "iifname" } }),
-                json!({ "set": [GRO, HOP, XFRM] }),
-            ),
-            json!({ "counter": STRAY }),
-            json!({ "drop": null }),
-        ],
-    ));
-    let families = [("ip", VTEPS4), ("ip6", VTEPS6)].map(|(protocol, set)| {
-        move |field| matches(payload(protocol, field), json!(format!("@{set}")))
-    });
-    for vtep in families {
+    // stranger put in VXLAN would be input of the host.
+    for device in [GRO, HOP, XFRM] {
         objects.push(rule(
             PREROUTING,
-            "received ESP",
-            vec![esp(), vtep("daddr"), notrack(), accept()],
-        ));
-        objects.push(rule(
-            OUTPUT,
-            "sent ESP",
-            vec![esp(), vtep("saddr"), notrack(), accept()],
+            "devices of the overlay hand nothing to the host",
+            vec![
+                matches(json!({ "meta": { "key": "iifname" } }), json!(device)),
+                json!({ "counter": STRAY }),
+                json!({ "drop": null }),
+            ],
         ));
     }
-    for vtep in families {
-        for (comment, field) in [("re-entered packets", "saddr"), ("received VXLAN", "daddr")] {
-            objects.push(rule(
+    for (protocol, set) in [("ip", VTEPS4), ("ip6", VTEPS6)] {
+        let vtep = |field| matches(payload(protocol, field), json!(format!("@{set}")));
+        let udp = || matches(payload("udp", "dport"), json!(port));
+        let esp = || matches(json!({ "meta": { "key": "l4proto" } }), json!(ESP));
+        let notrack = || json!({ "notrack": null });
+        objects.extend([
+            rule(
                 PREROUTING,
-                comment,
-                vec![udp(port), vtep(field), notrack(), accept()],
+                "re-entered packets",
+                vec![vtep("saddr"), udp(), notrack()],
+            ),
+            rule(
+                PREROUTING,
+                "received VXLAN",
+                vec![vtep("daddr"), udp(), notrack()],
+            ),
+            rule(
+                PREROUTING,
+                "received ESP",
+                vec![vtep("daddr"), esp(), notrack()],
+            ),
+            rule(OUTPUT, "sent ESP", vec![vtep("saddr"), esp(), notrack()]),
+        ]);
+        // What XFRM sends passes the output hook too, so that what local processes send to the port is
+        // left to `underlay_audit`. Received, `underlay_rx` has made ESP of it.
+        if let Some(port) = firewall.esp_in_udp_port {
+            let udp = matches(payload("udp", "dport"), json!(port));
+            objects.push(rule(
+                OUTPUT,
+                SENT_ESP_IN_UDP,
+                vec![vtep("saddr"), udp, notrack()],
             ));
         }
     }
-    // What XFRM sends passes the output hook too, so that what local processes send to the port is
-    // left to `underlay_audit`. Received, `underlay_rx` has made ESP of it.
-    if let Some(port) = firewall.esp_in_udp_port {
-        objects.extend(families.map(|vtep| {
-            rule(
-                OUTPUT,
-                SENT_ESP_IN_UDP,
-                vec![udp(port), vtep("saddr"), notrack(), accept()],
-            )
-        }));
-    }
-    objects.push(rule(
-        OUTPUT,
-        INJECTED,
-        vec![
-            udp(port),
-            json!({ "counter": LOCAL_INJECTION }),
-            json!({ "drop": null }),
-        ],
-    ));
     objects
 }
 
@@ -218,19 +208,21 @@ pub(super) fn counters(listing: &[Value]) -> Option<Counters> {
 }
 
 fn port(listing: &[Value]) -> Option<u16> {
-    port_of(listing, INJECTED)
+    listing
+        .iter()
+        .filter_map(|object| object.get("rule"))
+        .filter(|rule| rule["chain"] == OUTPUT)
+        .find_map(|rule| rule["expr"][0]["match"]["right"].as_u64())
+        .and_then(|port| u16::try_from(port).ok())
 }
 
 fn esp_in_udp_port(listing: &[Value]) -> Option<u16> {
-    port_of(listing, SENT_ESP_IN_UDP)
-}
-
-/// The port that the rule with this comment begins with.
-fn port_of(listing: &[Value], comment: &str) -> Option<u16> {
-    let mut rules = listing.iter().filter_map(|object| object.get("rule"));
-    let rule = rules.find(|rule| rule["comment"] == comment)?;
-    let port = rule["expr"][0]["match"]["right"].as_u64()?;
-    u16::try_from(port).ok()
+    listing
+        .iter()
+        .filter_map(|object| object.get("rule"))
+        .find(|rule| rule["comment"] == SENT_ESP_IN_UDP)
+        .and_then(|rule| rule["expr"][1]["match"]["right"].as_u64())
+        .and_then(|port| u16::try_from(port).ok())
 }
 
 fn vteps(listing: &[Value]) -> BTreeSet<IpAddr> {
@@ -299,14 +291,8 @@ fn normalize(kind: &str, body: &mut Map<String, Value>) {
         "rule" => {
             let expressions = body.get_mut("expr").and_then(Value::as_array_mut);
             for expression in expressions.into_iter().flatten() {
-                let Some(right) = expression.pointer_mut("/match/right") else {
-                    continue;
-                };
-                if *right == "esp" {
-                    *right = json!(ESP);
-                }
-                if let Some(names) = right.pointer_mut("/set").and_then(Value::as_array_mut) {
-                    names.sort_by_key(Value::to_string);
+                if expression["match"]["right"] == "esp" {
+                    expression["match"]["right"] = json!(ESP);
                 }
             }
         }
