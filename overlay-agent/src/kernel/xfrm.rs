@@ -109,14 +109,8 @@ fn hint(errno: &io::Error) -> &'static str {
     }
 }
 
-/// Whether these are all of so many, and each is known. One that is there twice makes one too many.
-fn are_all(known: &[bool], of: usize) -> bool {
-    known.len() == of && known.iter().all(|known| *known)
-}
-
-/// By their keys, at once: of one after the other the tree's nodes are half full. The first of a key stays, and is told
-/// if there is another.
-fn by_key<K: Ord, V>(mut all: Vec<(K, V)>, twice: impl Fn(&mut V)) -> BTreeMap<K, V> {
+/// In the order of their keys. The first of a key stays, and is told if there is another.
+fn by_key<K: Ord, V>(mut all: Vec<(K, V)>, twice: impl Fn(&mut V)) -> Vec<(K, V)> {
     all.sort_by(|(one, _), (other, _)| one.cmp(other));
     all.dedup_by(|other, one| {
         let again = one.0 == other.0;
@@ -125,6 +119,18 @@ fn by_key<K: Ord, V>(mut all: Vec<(K, V)>, twice: impl Fn(&mut V)) -> BTreeMap<K
         }
         again
     });
+    all
+}
+
+/// The map of these, which are in the order of their keys: `known` if it is that, else one made at once, whose nodes are
+/// full.
+fn same_or_new<K: Ord, V: PartialEq>(
+    known: &CopyOnWrite<BTreeMap<K, V>>,
+    all: Vec<(K, V)>,
+) -> CopyOnWrite<BTreeMap<K, V>> {
+    if known.iter().eq(all.iter().map(|(key, value)| (key, value))) {
+        return known.clone();
+    }
     all.into_iter().collect()
 }
 
@@ -146,15 +152,13 @@ impl Handle {
 
     /// Our outbound policies.
     pub async fn observe_policies(&self) -> Result<BTreeMap<PolicyKey, Policy>, Error> {
-        let ours = self.policies(|found| found.ours(&self.ours)).await?;
-        Ok(by_key(ours, |twice| twice.action = PolicyAction::Other))
+        Ok(self.our_policies().await?.into_iter().collect())
     }
 
     /// Our SAs, without their keys. Larval ones, which have none yet, are left out: installing
     /// resolves them, and else they expire.
     pub async fn observe_states(&self) -> Result<BTreeMap<StateKey, State>, Error> {
-        let ours = self.states(|found| found.ours(&self.ours)).await?;
-        Ok(by_key(ours, |twice| twice.mode = StateMode::Other))
+        Ok(self.our_states().await?.into_iter().collect())
     }
 
     /// As [`Self::observe_policies`]: `known`, where they are that.
@@ -162,14 +166,7 @@ impl Handle {
         &self,
         known: &CopyOnWrite<BTreeMap<PolicyKey, Policy>>,
     ) -> Result<CopyOnWrite<BTreeMap<PolicyKey, Policy>>, Error> {
-        let is_known = |found: policies::Found| {
-            let (key, policy) = found.ours(&self.ours)?;
-            Some(known.get(&key) == Some(&policy))
-        };
-        if are_all(&self.policies(is_known).await?, known.len()) {
-            return Ok(known.clone());
-        }
-        Ok(self.observe_policies().await?.into())
+        Ok(same_or_new(known, self.our_policies().await?))
     }
 
     /// As [`Self::observe_states`]: `known`, where they are that.
@@ -177,14 +174,17 @@ impl Handle {
         &self,
         known: &CopyOnWrite<BTreeMap<StateKey, State>>,
     ) -> Result<CopyOnWrite<BTreeMap<StateKey, State>>, Error> {
-        let is_known = |found: states::Found| {
-            let (key, state) = found.ours(&self.ours)?;
-            Some(known.get(&key) == Some(&state))
-        };
-        if are_all(&self.states(is_known).await?, known.len()) {
-            return Ok(known.clone());
-        }
-        Ok(self.observe_states().await?.into())
+        Ok(same_or_new(known, self.our_states().await?))
+    }
+
+    async fn our_policies(&self) -> Result<Vec<(PolicyKey, Policy)>, Error> {
+        let ours = self.policies(|found| found.ours(&self.ours)).await?;
+        Ok(by_key(ours, |twice| twice.action = PolicyAction::Other))
+    }
+
+    async fn our_states(&self) -> Result<Vec<(StateKey, State)>, Error> {
+        let ours = self.states(|found| found.ours(&self.ours)).await?;
+        Ok(by_key(ours, |twice| twice.mode = StateMode::Other))
     }
 
     /// Counters of our SAs.

@@ -230,7 +230,8 @@ impl Liar {
 /// Records in one message: 200 bytes each are less than its limit.
 const RECORDS: usize = 1000;
 
-async fn say(connection: &mut Connection, message: Vec<u8>) -> Result<Vec<u8>> {
+/// One message of anti-entropy, and what is answered.
+pub async fn say(connection: &mut Connection, message: Vec<u8>) -> Result<Vec<u8>> {
     match connection.request(&MemberRequest::Sync(message)).await? {
         MemberResponse::Sync(answer) => Ok(answer),
         other => bail!("no answer to anti-entropy, but {other:?}"),

@@ -205,10 +205,9 @@ where
     }
 
     fn entry(&self, key: &[u8; KS], value: &[u8; VS]) -> Result<(K, V), BpfError> {
-        let known_by = key;
         Ok((
-            from_array(self.name, "key", known_by, key)?,
-            from_array(self.name, "value", known_by, value)?,
+            from_array(self.name, "key", key, key)?,
+            from_array(self.name, "value", key, value)?,
         ))
     }
 

@@ -45,7 +45,7 @@ use rustls::time_provider::DefaultTimeProvider;
 use super::members::AGENTS;
 use crate::cluster::{
     self, Cluster,
-    liar::{brought, ephemerals, lacking, signed},
+    liar::{brought, ephemerals, lacking, say, signed},
 };
 
 /// Endpoints of each member.
@@ -124,7 +124,7 @@ impl<'a> Crowd<'a> {
         inside(self.cluster, async || {
             let mut connection = bringer.connect(node).await?;
             for records in records.chunks(RECORDS) {
-                sync(&mut connection, brought(records)).await?;
+                say(&mut connection, brought(records)).await?;
             }
             connection.close().await;
             Ok(())
@@ -153,7 +153,7 @@ impl<'a> Crowd<'a> {
         let (id, _) = bringer.agent(node)?;
         let answer = inside(self.cluster, async || {
             let mut connection = bringer.connect(node).await?;
-            let answer = sync(&mut connection, lacking(id)).await?;
+            let answer = say(&mut connection, lacking(id)).await?;
             connection.close().await;
             Ok(answer)
         })?;
@@ -324,13 +324,6 @@ impl Member {
             .find(|(_, peer)| peer.name.as_str() == cluster::name(node))
             .context("the agent is in the view")?;
         Ok((*id, peer.contact.control))
-    }
-}
-
-async fn sync(connection: &mut Connection, message: Vec<u8>) -> Result<Vec<u8>> {
-    match connection.request(&MemberRequest::Sync(message)).await? {
-        MemberResponse::Sync(answer) => Ok(answer),
-        other => anyhow::bail!("no answer to anti-entropy, but {other:?}"),
     }
 }
 
