@@ -135,6 +135,8 @@ pub struct Member {
     /// If others' alone, they are looked at then: they come in bursts.
     claims_due: Option<Instant>,
     /// With whom this node shares a network may have changed.
+    reach_changed: bool,
+    /// What the rotation is told may have changed: that, or epochs.
     pairs_changed: bool,
     /// The data plane may have changed.
     plan_changed: bool,
@@ -227,6 +229,7 @@ impl Member {
             revision: 0,
             claims_changed: true,
             claims_due: None,
+            reach_changed: false,
             pairs_changed: false,
             plan_changed: true,
             actions: Vec::new(),
@@ -349,8 +352,15 @@ impl Member {
         now: Instant,
         rng: &mut impl CryptoRng,
     ) -> Result<(), UpdateError> {
+        let judged_by = update.tells_of_members();
         self.view.take(update)?;
-        self.follow(now, rng);
+        if judged_by {
+            self.follow(now, rng);
+        } else {
+            self.follow_epochs();
+            self.pairs_changed = true;
+            self.settle(now, rng);
+        }
         Ok(())
     }
 
@@ -509,7 +519,9 @@ impl Member {
     ) {
         if sync.is_some() && !self.informed {
             self.informed = true;
-            self.judge_soon(now);
+            if self.remembered.is_some() {
+                self.judge_soon(now);
+            }
         }
         let actions = self.gossip.end_sync(now, peer, sync);
         self.gossiped(actions, now);
@@ -547,7 +559,7 @@ impl Member {
         &self.doubted
     }
 
-    /// Everything that depends on the view.
+    /// Everything that depends on the view's nodes, networks and leases, and on its epochs.
     fn follow(&mut self, now: Instant, rng: &mut impl CryptoRng) {
         let actions = self.gossip.set_roster(now, roster(&self.view));
         self.gossiped(actions, now);
@@ -571,7 +583,7 @@ impl Member {
         if self.believed.endpoints().any(believed) || self.doubted.iter().any(doubted) {
             self.judge_at_once();
         }
-        self.pairs_changed = true;
+        self.reach_changed = true;
     }
 
     fn judge_at_once(&mut self) {
@@ -633,6 +645,8 @@ impl Member {
 
     fn record_changed(&mut self, owner: NodeId, key: Key, now: Instant) {
         match key {
+            // What becomes of this node's own is known where it does.
+            Key::Endpoint { .. } if owner == self.view.node => {}
             Key::Endpoint { .. } => self.judge_soon(now),
             Key::Ephemeral { .. } => {
                 if let Some(Body::Ephemeral(record)) = self.gossip.store().get(owner, &key) {
@@ -654,11 +668,14 @@ impl Member {
             self.claims_changed = false;
             self.claims_due = None;
             self.judge();
+            self.reach_changed = true;
+        }
+        if std::mem::take(&mut self.reach_changed) {
+            self.reached = Reached::of(&self.view, &self.endpoints.to_vec(), &self.believed);
             self.pairs_changed = true;
         }
         if std::mem::take(&mut self.pairs_changed) {
             self.pair(now, rng);
-            self.reached = Reached::of(&self.view, &self.endpoints.to_vec(), &self.believed);
             self.plan_changed = true;
         }
         self.rotate(now);
@@ -707,9 +724,8 @@ impl Member {
 
     /// Tells the rotation who shares an encrypted network with this node.
     fn pair(&mut self, now: Instant, rng: &mut impl CryptoRng) {
-        let hosted = self.endpoints.iter().map(|of| of.vni).collect();
         self.revision += 1;
-        let view = epochs::log_view(&self.view, self.revision, &hosted, &self.believed);
+        let view = epochs::log_view(&self.view, self.revision, &self.reached);
         self.rotation.log(&view, now, rng);
         self.withdraw_keys(now);
         let paired: BTreeSet<_> = view.peers.keys().copied().collect();

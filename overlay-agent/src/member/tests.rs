@@ -484,6 +484,11 @@ fn nodes_of_an_encrypted_network_come_to_send_with_keys_that_the_other_has() {
 fn a_rotation_loses_no_packet_and_ends_in_the_next_epoch() {
     let mut world = World::new(3);
     world.run(Duration::from_secs(20));
+    let endpoints = |world: &World| {
+        let plan = world.hosts[&1].plan.as_ref().unwrap();
+        plan.remote_endpoints.clone()
+    };
+    let known = endpoints(&world);
     for round in 2..5 {
         let before = world.cluster().epochs().current();
         let next = world.stage(Reason::Operator);
@@ -502,6 +507,10 @@ fn a_rotation_loses_no_packet_and_ends_in_the_next_epoch() {
         world.run(Duration::from_secs(30));
         assert_eq!((world.open(), world.lost), (3 * 2, 0));
     }
+    assert!(
+        endpoints(&world).is(&known),
+        "endpoints are not judged anew when an epoch moves"
+    );
     for host in world.hosts.values() {
         assert_eq!(host.kernel.sas.len(), 2 * 2 * 2, "nothing is left behind");
     }

@@ -7,43 +7,80 @@
 //! MACs are leased to nobody. The default, `02:42:` and an IPv4 address, belongs to who has that
 //! address. Any other belongs to who has it already, and else to the claimant of the lowest index.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, mem,
+    net::IpAddr,
+};
 
 use overlay_cluster::{gossip::record::Endpoint, id::NodeId, log::view::View};
 use overlay_ebpf::abi::{MacAddr, Vni};
 
 use crate::dataplane::copy_on_write::CopyOnWrite;
 
-/// Endpoints of other nodes that are believed, by owner, network and MAC. Clones are the same ones.
+/// Endpoints of other nodes that are believed. It is much of what an agent of a large cluster holds: an owner whose
+/// endpoints stay as they are has the same list in both when it is judged again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Believed {
-    /// Ascending by [`place`].
-    endpoints: CopyOnWrite<Vec<(NodeId, Endpoint)>>,
+    /// By owner, those of one ascending by [`place`].
+    owners: BTreeMap<NodeId, CopyOnWrite<Vec<Endpoint>>>,
 }
 
-/// Owner, network and MAC.
-fn place((owner, endpoint): &(NodeId, Endpoint)) -> (NodeId, Vni, MacAddr) {
-    (*owner, endpoint.vni, endpoint.mac)
+/// What an endpoint is known by, of all that its owner has.
+fn place(endpoint: &Endpoint) -> (Vni, MacAddr) {
+    (endpoint.vni, endpoint.mac)
 }
 
 impl Believed {
+    /// Ascending by owner, network and MAC.
     pub fn endpoints(&self) -> impl Iterator<Item = (&NodeId, &Endpoint)> {
-        self.endpoints
+        self.owners
             .iter()
-            .map(|(owner, endpoint)| (owner, endpoint))
+            .flat_map(|(owner, endpoints)| endpoints.iter().map(move |endpoint| (owner, endpoint)))
     }
 
     pub fn len(&self) -> usize {
-        self.endpoints.len()
+        self.owners.values().map(|endpoints| endpoints.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
+        self.owners.is_empty()
     }
 
-    fn holds(&self, owner: &NodeId, vni: Vni, mac: MacAddr) -> bool {
-        let wanted = (*owner, vni, mac);
-        self.endpoints.binary_search_by_key(&wanted, place).is_ok()
+    fn get(&self, owner: &NodeId, at: (Vni, MacAddr)) -> Option<&Endpoint> {
+        let endpoints = self.owners.get(owner)?;
+        let found = endpoints.binary_search_by_key(&at, place).ok()?;
+        endpoints.get(found)
+    }
+
+    /// Adds what one owner has. If that is all as it was `before`, the list of then stays.
+    fn add(&mut self, owner: NodeId, mut endpoints: Vec<Endpoint>, before: &Self) {
+        if endpoints.is_empty() {
+            return;
+        }
+        if let Some(others) = self.owners.get(&owner) {
+            endpoints.splice(0..0, others.iter().cloned());
+        }
+        endpoints.sort_by_key(place);
+        endpoints.dedup_by_key(|endpoint| place(endpoint));
+        let same = before
+            .owners
+            .get(&owner)
+            .filter(|known| ***known == endpoints);
+        let list = same.cloned().unwrap_or_else(|| {
+            endpoints.shrink_to_fit();
+            endpoints.into()
+        });
+        self.owners.insert(owner, list);
+    }
+
+    fn remove(&mut self, owner: &NodeId, at: (Vni, MacAddr)) {
+        if let Some(endpoints) = self.owners.get_mut(owner) {
+            endpoints.retain(|endpoint| place(endpoint) != at);
+            if endpoints.is_empty() {
+                self.owners.remove(owner);
+            }
+        }
     }
 }
 
@@ -87,14 +124,10 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Network and MAC, and who claims it.
-fn claim((owner, endpoint): &(NodeId, Endpoint)) -> (Vni, MacAddr, NodeId) {
-    (endpoint.vni, endpoint.mac, *owner)
-}
-
 /// Sorts what other nodes tell of. `before` is what was believed last; `own` are the MACs of this
 /// node's endpoints. Records of nodes that do not take part, of this node, and of networks that this
-/// node does not see are passed over in silence: they may come before the log does.
+/// node does not see are passed over in silence: they may come before the log does. Of two that an owner tells for one
+/// network and MAC the first counts.
 pub fn judge(
     view: &View,
     before: &Believed,
@@ -102,7 +135,9 @@ pub fn judge(
     told: impl IntoIterator<Item = (NodeId, Endpoint)>,
 ) -> (Believed, Vec<Doubt>) {
     let mut doubts = Vec::new();
-    let mut claims: Vec<(NodeId, Endpoint)> = Vec::new();
+    let mut believed = Believed::default();
+    // Told owner by owner, mostly.
+    let mut claimed: (NodeId, Vec<Endpoint>) = (view.node, Vec::new());
     for (owner, endpoint) in told {
         if owner == view.node || !view.peers.contains_key(&owner) {
             continue;
@@ -132,40 +167,48 @@ pub fn judge(
             });
             continue;
         }
-        claims.push((owner, endpoint));
+        if claimed.0 != owner {
+            let (owner, endpoints) = mem::replace(&mut claimed, (owner, Vec::new()));
+            believed.add(owner, endpoints, before);
+        }
+        claimed.1.push(endpoint);
     }
-    claims.sort_unstable_by_key(claim);
+    let (owner, endpoints) = claimed;
+    believed.add(owner, endpoints, before);
+
+    let mut claims = Vec::with_capacity(believed.len());
+    claims.extend(
+        believed
+            .endpoints()
+            .map(|(owner, endpoint)| (place(endpoint), owner)),
+    );
+    claims.sort_unstable();
     let index = |owner: &NodeId| view.peers.get(owner).map(|peer| peer.index);
-    let winners: Vec<bool> = claims
-        .chunk_by(|one, other| one.1.vni == other.1.vni && one.1.mac == other.1.mac)
-        .flat_map(|claimants| {
-            let (vni, mac, _) = claim(&claimants[0]);
-            let winner = match own.contains(&(vni, mac)) {
-                true => None,
-                false => claimants.iter().min_by_key(|(owner, endpoint)| {
-                    let held = before.holds(owner, vni, mac);
-                    (!is_default(endpoint), !held, index(owner))
-                }),
-            };
-            let holder = winner.map_or(view.node, |(owner, _)| *owner);
-            let losers = claimants.iter().filter(move |(owner, _)| *owner != holder);
-            doubts.extend(losers.map(|(owner, _)| Doubt {
-                owner: *owner,
-                vni,
-                mac,
-                reason: Reason::MacTaken(holder),
-            }));
-            claimants.iter().map(move |(owner, _)| *owner == holder)
-        })
-        .collect();
-    let mut won = winners.into_iter();
-    claims.retain(|_| won.next() == Some(true));
-    claims.sort_unstable_by_key(place);
-    claims.dedup_by_key(|known| place(known));
-    claims.shrink_to_fit();
-    let believed = Believed {
-        endpoints: claims.into(),
-    };
+    let mut lost = Vec::new();
+    for claimants in claims.chunk_by(|one, other| one.0 == other.0) {
+        let at = claimants[0].0;
+        let own = own.contains(&at);
+        if claimants.len() == 1 && !own {
+            continue;
+        }
+        let owners = claimants.iter().map(|(_, owner)| **owner);
+        let winner = owners.clone().filter(|_| !own).min_by_key(|owner| {
+            let default = believed.get(owner, at).is_some_and(is_default);
+            let held = before.get(owner, at).is_some();
+            (!default, !held, index(owner))
+        });
+        let holder = winner.unwrap_or(view.node);
+        lost.extend(owners.filter(|owner| *owner != holder).map(|owner| Doubt {
+            owner,
+            vni: at.0,
+            mac: at.1,
+            reason: Reason::MacTaken(holder),
+        }));
+    }
+    for doubt in &lost {
+        believed.remove(&doubt.owner, (doubt.vni, doubt.mac));
+    }
+    doubts.extend(lost);
     (believed, doubts)
 }
 

@@ -74,8 +74,8 @@ pub enum PlanError {
 /// rotation changes nothing of it.
 #[derive(Debug, Clone, Default)]
 pub struct Reached {
-    /// Where each is, and the networks that it shares.
-    peers: BTreeMap<NodeId, (IpAddr, BTreeSet<Vni>)>,
+    /// Where each is, if there is an address family that both have, and the networks that it shares.
+    peers: BTreeMap<NodeId, (Option<IpAddr>, BTreeSet<Vni>)>,
     endpoints: CopyOnWrite<Vec<RemoteEndpoint>>,
 }
 
@@ -90,13 +90,14 @@ impl Reached {
             .into_iter()
             .filter_map(|(id, networks)| {
                 let peer = view.peers.get(&id)?;
-                let vtep = common_vtep(&node.contact.vteps, &peer.contact.vteps)?;
+                let vtep = common_vtep(&node.contact.vteps, &peer.contact.vteps);
                 Some((id, (vtep, networks)))
             })
             .collect();
+        let has_vtep = |owner| matches!(peers.get(owner), Some((Some(_), _)));
         let mut endpoints: Vec<_> = remote
             .endpoints()
-            .filter(|(owner, endpoint)| hosted.contains(&endpoint.vni) && peers.contains_key(owner))
+            .filter(|(owner, endpoint)| hosted.contains(&endpoint.vni) && has_vtep(owner))
             .filter_map(|(owner, endpoint)| {
                 Some(RemoteEndpoint {
                     vni: endpoint.vni,
@@ -155,7 +156,7 @@ pub fn data_plane(
                 true => sas.get(&peer.index),
                 false => None,
             };
-            let peer = of_peer(peer, *vtep, networks.clone(), sas);
+            let peer = of_peer(peer, (*vtep)?, networks.clone(), sas);
             Some((peer.index, peer))
         })
         .collect();

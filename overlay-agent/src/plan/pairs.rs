@@ -2,12 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_cluster::{
-    id::NodeId,
-    log::{networks::Network, view::View},
-    rotation::Member,
-};
-use overlay_ebpf::abi::{PeerIndex, Vni};
+use overlay_cluster::{id::NodeId, log::networks::Network};
+use overlay_ebpf::abi::Vni;
 
 use super::claims::Believed;
 
@@ -28,17 +24,4 @@ pub fn is_encrypted(networks: &BTreeSet<Vni>, known: &BTreeMap<Vni, Network>) ->
     networks
         .iter()
         .any(|vni| known.get(vni).is_none_or(|network| network.encrypted))
-}
-
-/// The peers that the rotation makes SAs with: those that share an encrypted network.
-pub fn encrypted(
-    view: &View,
-    hosted: &BTreeSet<Vni>,
-    remote: &Believed,
-) -> BTreeMap<PeerIndex, Member> {
-    shared(hosted, remote)
-        .iter()
-        .filter(|(_, networks)| is_encrypted(networks, &view.networks))
-        .filter_map(|(node, _)| Some((view.peers.get(node)?.index, Member { node: *node })))
-        .collect()
 }

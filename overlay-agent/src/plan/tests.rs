@@ -134,14 +134,14 @@ fn peers_are_the_nodes_that_share_a_network_and_only_those_of_encrypted_ones_hav
 fn the_rotation_makes_sas_with_those_that_share_an_encrypted_network() {
     let mut view = view();
     let believed = believe(&[told(BLUE, 2, 1), told(GREEN, 3, 1)]);
-    let hosted = BTreeSet::from([vni(BLUE), vni(GREEN)]);
+    let local = [local(BLUE, 1), local(GREEN, 1)];
     let name = |number| EpochName {
         incarnation: 0,
         number,
         hash: [1; 8],
     };
     let roles = |view: &View| {
-        let told = epochs::log_view(view, 5, &hosted, &believed);
+        let told = epochs::log_view(view, 5, &Reached::of(view, &local, &believed));
         assert_eq!((told.revision, told.member), (5, true));
         assert_eq!(told.peers.keys().copied().collect::<Vec<_>>(), [index(2)]);
         Vec::from_iter(told.epochs)
@@ -161,7 +161,25 @@ fn the_rotation_makes_sas_with_those_that_share_an_encrypted_network() {
     };
     assert_eq!(roles(&view), [(name(1), Retiring), (name(2), Active)]);
     view.peers.remove(&id(1));
-    assert!(!epochs::log_view(&view, 6, &hosted, &believed).member);
+    let reached = Reached::of(&view, &local, &believed);
+    assert!(!epochs::log_view(&view, 6, &reached).member);
+}
+
+#[test]
+fn what_an_owner_tells_again_is_kept_and_not_made_anew() {
+    let first = [told(BLUE, 2, 1), told(GREEN, 3, 1)];
+    let before = believe(&first);
+    let mut second = Vec::from(first);
+    second.push(told(GREEN, 3, 2));
+    let (after, doubts) = judged(&before, &second);
+    assert_eq!((after.len(), doubts), (3, Vec::new()));
+    let of = |believed: &Believed, n| {
+        let mut all = believed.endpoints();
+        let found = all.find(|(owner, _)| **owner == id(n));
+        std::ptr::from_ref(found.unwrap().1)
+    };
+    assert_eq!(of(&before, 2), of(&after, 2));
+    assert_ne!(of(&before, 3), of(&after, 3));
 }
 
 #[test]

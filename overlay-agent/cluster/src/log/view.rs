@@ -124,6 +124,18 @@ pub enum Update {
     Delta(Box<Delta>),
 }
 
+impl Update {
+    /// Whether it says anything of nodes, networks or leases. Else it is of epochs and settings: endpoints and peers stay.
+    pub fn tells_of_members(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Delta(delta) => {
+                !(delta.peers.is_empty() && delta.networks.is_empty() && delta.leases.is_empty())
+            }
+        }
+    }
+}
+
 /// Why a node does not take an update.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateError {

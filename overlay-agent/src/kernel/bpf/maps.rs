@@ -185,11 +185,6 @@ impl PeerMap {
         Ok(existed)
     }
 
-    /// As [`Table::read`].
-    pub fn read(&self) -> Result<BTreeMap<PeerKey, Peer>, BpfError> {
-        self.peers.read()
-    }
-
     /// As [`Table::read_beside`].
     pub fn read_beside<W: PartialEq>(
         &self,
