@@ -46,7 +46,8 @@ pub fn diff(wanted: &Objects, observed: &Objects) -> Vec<Step> {
 
 struct Diff<'a> {
     wanted: &'a Objects,
-    /// What the kernel holds after the steps so far; its SAs and their entries as they were before.
+    /// What the kernel holds after the steps so far; SAs with their entries, and entries of endpoints, as they were
+    /// before.
     current: Objects,
     steps: Vec<Step>,
 }
@@ -85,11 +86,13 @@ fn missing<T: Ord + Clone>(wanted: &BTreeSet<T>, current: &BTreeSet<T>) -> Vec<T
 
 impl Diff<'_> {
     fn emit(&mut self, step: Step) {
-        // What would be a copy of all SAs, which nobody asks for: those that are made are wanted, and those that go are
-        // looked for once.
+        // What would be a copy of all SAs and endpoints, which nobody asks for: those that are made are wanted, and those
+        // that go are looked for once.
         let asked_for = !matches!(
             step,
-            Step::AddState(..) | Step::RemoveState(_) | Step::Map(MapWrite::Sa(..))
+            Step::AddState(..)
+                | Step::RemoveState(_)
+                | Step::Map(MapWrite::Sa(..) | MapWrite::Endpoint(..) | MapWrite::Address(..))
         );
         if asked_for {
             self.current.apply(&step);

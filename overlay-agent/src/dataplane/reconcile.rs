@@ -191,30 +191,59 @@ pub async fn reconcile_and_tell<K: Kernel>(
         if let Some(tell) = tell.take() {
             tell(known.as_ref(), &found);
         }
-        // In a large cluster there is no room for both: what was known before is let go, and so is what is wanted as
-        // soon as the steps are known.
+        // In a large cluster there is no room for both: what was known before is let go.
         let Known { objects, facts } = known.insert(found);
         let used = kernel.used_keys().map_err(ReconcileError::Kernel)?;
-        let Plan {
-            steps, problems, ..
-        } = plan(desired, facts, objects, &used).map_err(ReconcileError::Invalid)?;
-        report.problems = problems;
+        let plan = plan(desired, facts, objects, &used).map_err(ReconcileError::Invalid)?;
         report.failed.clear();
         if pass == PASSES {
-            report.unsettled = steps;
+            report.problems = plan.problems;
+            report.unsettled = plan.steps;
             break;
         }
-        if steps.is_empty() {
+        let is_equal = plan.steps.is_empty();
+        execute_plan(kernel, objects, plan, &mut report, &mut stop).await;
+        if is_equal {
             break;
         }
-        execute_all(kernel, objects, steps, &mut report, &mut stop).await;
-        adopt(objects);
         // What failed is reported, not tried again; what is done is looked at once more.
         if !report.failed.is_empty() || report.interrupted {
             break;
         }
     }
     Ok(report)
+}
+
+/// Does what a plan made beside `current` says.
+async fn execute_plan<K: Kernel>(
+    kernel: &mut K,
+    current: &mut Objects,
+    plan: Plan,
+    report: &mut Report,
+    stop: &mut impl FnMut() -> bool,
+) {
+    let Plan {
+        wanted,
+        steps,
+        problems,
+    } = plan;
+    report.problems = problems;
+    if steps.is_empty() {
+        return;
+    }
+    // In a large cluster there is no room for all that is wanted beside what is known; these take its place.
+    let endpoints = wanted.maps.endpoints.clone();
+    let addresses = wanted.maps.addresses.clone();
+    drop(wanted);
+    execute_all(kernel, current, steps, report, stop).await;
+    adopt(current);
+    // A tree that grew entry by entry is half empty, one that was made as a whole is not.
+    if current.maps.endpoints == endpoints {
+        current.maps.endpoints = endpoints;
+    }
+    if current.maps.addresses == addresses {
+        current.maps.addresses = addresses;
+    }
 }
 
 /// The kernel has the keys, and nobody else.
@@ -241,15 +270,9 @@ pub async fn follow<K: Kernel>(
     } else {
         BTreeSet::new()
     };
-    let Plan {
-        steps, problems, ..
-    } = plan(desired, facts, current, &used).map_err(ReconcileError::Invalid)?;
-    let mut report = Report {
-        problems,
-        ..Report::default()
-    };
-    execute_all(kernel, current, steps, &mut report, &mut stop).await;
-    adopt(current);
+    let plan = plan(desired, facts, current, &used).map_err(ReconcileError::Invalid)?;
+    let mut report = Report::default();
+    execute_plan(kernel, current, plan, &mut report, &mut stop).await;
     Ok(report)
 }
 
