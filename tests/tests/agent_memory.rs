@@ -21,7 +21,7 @@ use overlay_agent::{
         objects::{Features, Objects, UnderlayFacts, UnderlayRoute, VtepDevice},
     },
     member::{Action, Member, Settings, attach},
-    plan::{HostSettings, claims::Believed, epochs},
+    plan::{HostSettings, Reached, epochs},
 };
 use overlay_cluster::{
     control::found::{Founder, found},
@@ -218,7 +218,7 @@ impl Other {
         let peers = [(counted, rotation::Member { node: view.node })];
         let log = LogView {
             peers: peers.into(),
-            ..epochs::log_view(view, 1, &BTreeSet::new(), &Believed::default())
+            ..epochs::log_view(view, 1, &Reached::default())
         };
         rotation.log(&log, now, rng);
         for (name, secrets) in secrets {
