@@ -26,11 +26,10 @@ use overlay_tests::{
         craft::{self, Fragment, Inner, VXLAN_PORT},
         local_injections, mac_of, maps,
         sockets::{marked_raw_ipv4, marked_udp},
-        xfrm_statistic,
     },
     lab::{
-        Endpoint, Family, Lab, Network, NetworkSpec, NodeSpec, RawSocket, RemoteEndpoint, SaKey,
-        Spec, Transmit, WIRE, eventually,
+        Counters, Endpoint, Family, Lab, Network, NetworkSpec, NodeSpec, RawSocket, RemoteEndpoint,
+        SaKey, Spec, Transmit, WIRE, eventually,
         traffic::UdpSink,
         wire::{Capture, Direction, Esp, Kind},
     },
@@ -633,11 +632,11 @@ fn replay(stage: &Stage) -> Result<()> {
 
     let netns = &stage.lab.node(1)?.netns;
     let rises = |name: &str, work: &dyn Fn(&[u8]) -> Result<()>| -> Result<u64> {
-        let before = xfrm_statistic(netns, name)?;
+        let before = Counters::of(netns)?.get(name)?;
         let arrived =
             stage.delivered("eth0", || frames.iter().try_for_each(|frame| work(frame)))?;
         ensure!(arrived == 0, "{name}: {arrived} delivered again");
-        Ok(xfrm_statistic(netns, name)? - before)
+        Ok(Counters::of(netns)?.get(name)? - before)
     };
     let replayed = rises("XfrmInStateSeqError", &|frame| stage.attacker.replay(frame))?;
     ensure!(replayed >= SENT as u64, "{replayed} seen as replayed");
@@ -772,7 +771,7 @@ fn local_process(lab: &Lab, family: Family) -> Result<()> {
 
     for mark in [mark, 0] {
         let firewall = local_injections(netns)?;
-        let blocked = xfrm_statistic(netns, "XfrmOutPolBlock")?;
+        let blocked = Counters::of(netns)?.get("XfrmOutPolBlock")?;
         let socket = marked_udp(netns, own, mark)?;
         refused("a UDP socket", &|| {
             for _ in 0..COUNT {
@@ -785,7 +784,7 @@ fn local_process(lab: &Lab, family: Family) -> Result<()> {
         // With the mark of an SA the firewall is what refuses; without it the block policy comes
         // first, when the socket asks for its route.
         let firewall = local_injections(netns)? - firewall;
-        let blocked = xfrm_statistic(netns, "XfrmOutPolBlock")? - blocked;
+        let blocked = Counters::of(netns)?.get("XfrmOutPolBlock")? - blocked;
         let counted = if mark == 0 { blocked } else { firewall };
         ensure!(
             counted >= COUNT,

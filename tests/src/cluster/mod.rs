@@ -366,6 +366,15 @@ impl Cluster {
             }
             text += &agent.log_tail();
         }
+        match self.lab.counters() {
+            Ok(counters) => {
+                text += "what the kernel counts as lost:\n";
+                for (name, counters) in counters {
+                    text += &format!("{name}: {}\n", counters.nonzero().losses());
+                }
+            }
+            Err(error) => text += &format!("{error:#}\n"),
+        }
         text
     }
 

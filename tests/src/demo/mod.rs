@@ -7,6 +7,7 @@ mod tables;
 mod timeline;
 
 use std::{
+    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use self::{report::Report, timeline::Timeline};
 use crate::{
     cluster::{Cluster, SETTLE, nodes},
     lab::{
-        eventually,
+        Counters, eventually,
         traffic::{Iperf, Stream, StreamResult, UdpEcho, transfer, transfers_while},
         wire::Wire,
     },
@@ -268,6 +269,8 @@ struct Traffic {
     /// Of TCP, checked.
     bytes: u64,
     wire: Wire,
+    /// By namespace, what its kernel says of losses.
+    losses: BTreeMap<String, Counters>,
 }
 
 impl Traffic {
@@ -277,17 +280,19 @@ impl Traffic {
             datagrams: sent,
             bytes,
             wire,
+            losses,
         } = self;
+        let complete = sent.lossless().is_ok() && sent.duplicates == 0;
         report.check(
             "not a datagram lost or doubled from a to b",
-            sent.lossless().is_ok() && sent.duplicates == 0,
-            &format!(
-                "{} sent, {} lost, longest gap {} ms",
-                sent.sent,
-                sent.lost.len(),
-                sent.longest_gap.as_millis()
-            ),
+            complete,
+            &sent.described(),
         );
+        if !complete {
+            for (name, counters) in losses {
+                report.say(&format!("{name} has counted: {counters}"));
+            }
+        }
         report.check(
             "and every TCP byte as it was sent",
             *bytes > 0,
@@ -314,13 +319,21 @@ fn under_traffic<T>(
     let (from, to) = (lab.netns("a")?, lab.netns("b")?);
     let echo = UdpEcho::start(to, address, 7)?;
     let stream = Stream::start(from, echo.address, 50, 200, SECRET)?;
+    let before = lab.counters()?;
     let capture = lab.capture()?;
     let path = (from, to, address);
     let (result, bytes) = transfers_while(path, 256 << 10, SECRET, 1, meanwhile)?;
+    let datagrams = stream.stop()?;
+    let losses = lab.counters()?.into_iter().map(|(name, after)| {
+        let before = before.get(&name).cloned().unwrap_or_default();
+        let losses = after.since(&before).losses();
+        (name, losses)
+    });
     let traffic = Traffic {
-        datagrams: stream.stop()?,
+        datagrams,
         bytes,
         wire: capture.stop()?,
+        losses: losses.collect(),
     };
     Ok((result, traffic))
 }

@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use overlay_ebpf::abi::{Direction, DropReason};
 
-use super::{DropCounts, xfrm_statistic};
-use crate::lab::Node;
+use super::DropCounts;
+use crate::lab::{Counters, Node};
 
 /// What each barrier of a node has dropped, in packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Barriers {
         let drops = DropCounts::of(node)?;
         Ok(Self {
             no_outbound_sa: drops.get(DropReason::NoOutboundSa, Direction::FromEndpoint),
-            block_policy: xfrm_statistic(&node.netns, "XfrmOutPolBlock")?,
+            block_policy: Counters::of(&node.netns)?.get("XfrmOutPolBlock")?,
             audit: drops.get(DropReason::CleartextEncryptedVni, Direction::ToUnderlay),
         })
     }

@@ -1,6 +1,6 @@
 //! Counters that a refusal leaves behind.
 
-use std::{collections::BTreeMap, fmt, fs};
+use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_agent::kernel::bpf::Pinned;
@@ -62,19 +62,6 @@ impl fmt::Display for DropCounts {
         }
         Ok(())
     }
-}
-
-/// A counter of `/proc/net/xfrm_stat` of a namespace (Documentation/networking/xfrm_proc.rst).
-pub fn xfrm_statistic(netns: &Netns, name: &str) -> Result<u64> {
-    // `/proc/net` is that of the process, which is in another namespace than this thread.
-    let text = netns
-        .enter(|| fs::read_to_string("/proc/thread-self/net/xfrm_stat"))?
-        .context("read xfrm_stat")?;
-    text.lines()
-        .filter_map(|line| line.split_once(char::is_whitespace))
-        .find(|(found, _)| *found == name)
-        .and_then(|(_, count)| count.trim().parse().ok())
-        .with_context(|| format!("no {name} in `{text}`"))
 }
 
 /// Packets that the firewall dropped as made by a local process.

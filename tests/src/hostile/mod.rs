@@ -15,7 +15,7 @@ pub mod sockets;
 pub use self::{
     attacker::{Attacker, mac_of},
     barriers::Barriers,
-    counters::{DropCounts, local_injections, xfrm_statistic},
+    counters::{DropCounts, local_injections},
     outbound_sas::{OutboundSa, outbound_sas},
     pressure::{MARKER, Pressure},
     siege::{Siege, VNI, stays_encrypted},

@@ -29,6 +29,7 @@
 mod addressing;
 pub mod checks;
 pub mod command;
+mod counters;
 mod desired;
 pub(crate) mod keyring;
 mod netns;
@@ -57,6 +58,7 @@ pub(crate) use self::raw_socket::{bind_packet_socket, packet_socket, set_mark, s
 pub(crate) use self::underlay::like_a_nic;
 pub use self::{
     addressing::{Family, mac_text},
+    counters::Counters,
     desired::{Desired, Endpoint, Network, Peer, RemoteEndpoint, Transmit},
     keyring::{Keyring, SaKey},
     netns::Netns,
@@ -233,6 +235,18 @@ impl Lab {
     /// All containers by name.
     pub fn all_containers(&self) -> impl Iterator<Item = (&str, &Container)> {
         self.containers.iter().map(|(name, c)| (name.as_str(), c))
+    }
+
+    /// What is counted in the namespaces of nodes and containers, by their names.
+    pub fn counters(&self) -> Result<BTreeMap<String, Counters>> {
+        let nodes = self.nodes.iter().map(|node| {
+            let name = format!("node-{}", node.index);
+            Ok((name, Counters::of(&node.netns)?))
+        });
+        let containers = self
+            .all_containers()
+            .map(|(name, container)| Ok((name.to_owned(), Counters::of(&container.netns)?)));
+        nodes.chain(containers).collect()
     }
 
     /// The first address of a container in a network: IPv4 where the network has it.

@@ -13,10 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::TICK;
+use super::{TICK, udp::keep_all};
 use crate::lab::{Family, Netns};
 
-/// How late an echo may come: a machine may stand still for a while.
+/// How long after the last datagram or the last echo another may come: a machine may stand still for a while.
 const LATE: Duration = Duration::from_secs(10);
 
 /// A running stream. Its server is a [`super::UdpEcho`].
@@ -49,19 +49,42 @@ impl StreamResult {
     pub fn lossless(&self) -> Result<&Self> {
         ensure!(
             self.lost.is_empty() && self.send_errors == 0 && self.sent > 0,
-            "{} of {} datagrams lost (first: {:?}, at {}), {} refused, longest gap {} ms",
-            self.lost.len(),
-            self.sent,
-            &self.lost[..self.lost.len().min(10)],
-            // As in the agents' logs.
-            self.first_lost
-                .map_or_else(String::new, |at| humantime::format_rfc3339_millis(at)
-                    .to_string()),
-            self.send_errors,
-            self.longest_gap.as_millis()
+            "{}",
+            self.described()
         );
         Ok(self)
     }
+
+    /// What was sent, and if anything was lost, which and since when.
+    pub fn described(&self) -> String {
+        let mut text = format!("{} sent, {} lost", self.sent, self.lost.len());
+        if let Some(at) = self.first_lost {
+            // As in the agents' logs.
+            let at = humantime::format_rfc3339_millis(at);
+            text += &format!(" (since {at}: {})", runs(&self.lost));
+        }
+        if self.send_errors > 0 {
+            text += &format!(", {} refused", self.send_errors);
+        }
+        text + &format!(", longest gap {} ms", self.longest_gap.as_millis())
+    }
+}
+
+/// Ascending numbers as runs, `3-7, 9`; of many, the first.
+fn runs(numbers: &[u32]) -> String {
+    const SHOWN: usize = 10;
+    let mut runs: Vec<String> = numbers
+        .chunk_by(|one, next| one + 1 == *next)
+        .map(|run| match run {
+            [first, .., last] => format!("{first}-{last}"),
+            run => run.iter().map(u32::to_string).collect(),
+        })
+        .collect();
+    if runs.len() > SHOWN {
+        runs.truncate(SHOWN);
+        runs.push("…".to_owned());
+    }
+    runs.join(", ")
 }
 
 impl Stream {
@@ -127,6 +150,7 @@ fn run(
         .connect(to)
         .with_context(|| format!("connect to {to}"))?;
     socket.set_read_timeout(Some(TICK))?;
+    keep_all(&socket).context("enlarge a receive buffer")?;
     let done = Arc::new(AtomicBool::new(false));
     let echoed = Arc::new(AtomicU32::new(0));
     let receiver = thread::spawn({
@@ -152,9 +176,13 @@ fn run(
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     // What is not echoed by then is lost; the rest of the time is for duplicates.
-    let deadline = Instant::now() + LATE;
-    while echoed.load(Ordering::Relaxed) < result.sent && Instant::now() < deadline {
+    let mut late = (echoed.load(Ordering::Relaxed), Instant::now());
+    while late.0 < result.sent && late.1.elapsed() < LATE {
         thread::sleep(TICK);
+        let now = echoed.load(Ordering::Relaxed);
+        if now > late.0 {
+            late = (now, Instant::now());
+        }
     }
     thread::sleep(Duration::from_millis(300));
     done.store(true, Ordering::Relaxed);
@@ -220,5 +248,17 @@ fn receive(
         if done.load(Ordering::Relaxed) {
             return (seen, longest_gap);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_is_told_in_runs() {
+        assert_eq!(runs(&[3, 4, 5, 9, 11, 12]), "3-5, 9, 11-12");
+        let scattered: Vec<u32> = (0..40).step_by(2).collect();
+        assert_eq!(runs(&scattered), "0, 2, 4, 6, 8, 10, 12, 14, 16, 18, …");
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::net::sockopt;
 
 use super::TICK;
 use crate::lab::Netns;
@@ -105,11 +106,20 @@ impl Drop for UdpSink {
     }
 }
 
+/// Room for all that a test sends: what the network delivers is not lost where a reader waits for a processor.
+/// The default is that of a hundred encrypted datagrams, two seconds of a [`super::Stream`].
+pub(super) fn keep_all(socket: &UdpSocket) -> io::Result<()> {
+    const ROOM: usize = 8 << 20;
+    sockopt::set_socket_recv_buffer_size_force(socket, ROOM)?;
+    Ok(())
+}
+
 fn bind(netns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
     netns
         .enter(|| {
             let socket = UdpSocket::bind(address)?;
             socket.set_read_timeout(Some(TICK))?;
+            keep_all(&socket)?;
             Ok::<_, io::Error>(socket)
         })?
         .with_context(|| format!("listen on {address} in {}", netns.name()))
