@@ -85,19 +85,37 @@ fn xfrm_errors(cluster: &Cluster, node: u32) -> Result<Counters> {
     Ok(Counters::of(netns)?.xfrm_errors())
 }
 
-/// TCP segments that a container has sent again.
-fn sent_again(cluster: &Cluster, container: &str) -> Result<u64> {
-    Counters::of(cluster.lab.netns(container)?)?.get("Tcp RetransSegs")
+/// TCP segments that were sent again.
+#[derive(Debug, Clone, Copy)]
+struct SentAgain {
+    all: u64,
+    /// Of them, those that had arrived, as the other side said: probes of a tail whose acknowledgement was slow.
+    needless: u64,
 }
 
-/// Two TCP transfers at once while `meanwhile` runs, one after the other until it ends; the segments sent
-/// again.
-fn under_load(cluster: &Cluster, meanwhile: impl FnOnce() -> Result<()>) -> Result<u64> {
+impl SentAgain {
+    const fn lost(self) -> u64 {
+        self.all.saturating_sub(self.needless)
+    }
+}
+
+/// Two TCP transfers at once while `meanwhile` runs, one after the other until it ends; what was sent again.
+fn under_load(cluster: &Cluster, meanwhile: impl FnOnce() -> Result<()>) -> Result<SentAgain> {
     let (from, to) = (cluster.lab.netns("a")?, cluster.lab.netns("b")?);
     let address = cluster.lab.ip("b", "blue")?;
-    let before = sent_again(cluster, "a")? + sent_again(cluster, "b")?;
+    let before = [Counters::of(from)?, Counters::of(to)?];
     transfers_while((from, to, address), 1 << 20, TEXT, 2, meanwhile)?;
-    Ok(sent_again(cluster, "a")? + sent_again(cluster, "b")? - before)
+    let mut again = SentAgain {
+        all: 0,
+        needless: 0,
+    };
+    for (netns, before) in [from, to].into_iter().zip(before) {
+        let now = Counters::of(netns)?;
+        let more = |name: &str| Ok::<_, anyhow::Error>(now.get(name)? - before.get(name)?);
+        again.all += more("Tcp RetransSegs")?;
+        again.needless += more("TcpExt TCPDSACKRecv")? + more("TcpExt TCPDSACKOfoRecv")?;
+    }
+    Ok(again)
 }
 
 #[test]
@@ -137,18 +155,17 @@ fn rotations_under_load_lose_and_repeat_nothing() -> Result<()> {
     })?;
     let took = started.elapsed();
     println!(
-        "{} rotations in {took:?}; segments sent again: {calm} in {calm_for:?} without, {again} with",
+        "{} rotations in {took:?}; segments sent again: {calm:?} in {calm_for:?} without, {again:?} with",
         2 * rotations
     );
     let result = stream.stop()?;
     let wire = capture.stop()?;
     result.lossless().with_context(|| cluster.explain())?;
     ensure!(result.duplicates == 0, "{result:?}");
-    // As many as without, for as long.
-    let allowed = calm as f64 * took.as_secs_f64() / calm_for.as_secs_f64();
+    // A connection may end before the other side says that it had the last one.
     ensure!(
-        again as f64 <= allowed + 1.0,
-        "{again} TCP segments were sent again, {allowed:.1} without a rotation"
+        again.lost() <= calm.lost() + 1,
+        "TCP segments sent again: {again:?}, and without a rotation {calm:?}"
     );
     sealed(&wire)?;
     // Number of the slot, SPI bits 4 to 11.
@@ -309,6 +326,8 @@ impl Event {
 
 /// The epoch and the phase of a rotation, as a node whose agent runs sees it, which it may see late.
 fn step(cluster: &Cluster) -> Result<(u64, String)> {
+    // To ask costs an emulated host half a second.
+    thread::sleep(Duration::from_millis(500));
     let mut running = cluster.agents.iter().filter(|agent| agent.is_running());
     let asked = running.next().context("no agent runs")?.node;
     let status = cluster.status(asked)?;
@@ -352,11 +371,12 @@ fn cut_off(cluster: &Cluster, node: u32, off: bool) -> Result<()> {
 #[ignore = "takes an emulated host seven minutes: by hand, with OVERLAY_EVENTS=all"]
 fn whatever_happens_in_whichever_step_of_a_rotation_nothing_is_lost() -> Result<()> {
     let mut cluster = cluster_with_managers(&["a", "b", "c", "d"], 3)?;
-    // Longer than an emulated host takes to start an agent, or to elect a leader.
-    cluster.overlay(1, &["keys", "policy", "--grace", "30s", "--deadline", "2m"])?;
+    // Longer than an emulated host takes to start an agent, to elect a leader, or to answer how far it is.
+    cluster.overlay(1, &["keys", "policy", "--grace", "1m", "--deadline", "3m"])?;
     let echo = UdpEcho::start(cluster.lab.netns("b")?, cluster.lab.ip("b", "blue")?, 7)?;
+    // An emulated host that carries more has no processor left for the agents.
     let streams = ["a", "c"]
-        .map(|from| Stream::start(cluster.lab.netns(from)?, echo.address, 25, 200, TEXT))
+        .map(|from| Stream::start(cluster.lab.netns(from)?, echo.address, 10, 200, TEXT))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
     let errors: Vec<_> = (1..=4)

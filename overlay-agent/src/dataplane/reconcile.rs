@@ -201,27 +201,23 @@ pub async fn reconcile_and_tell<K: Kernel>(
             report.unsettled = plan.steps;
             break;
         }
-        let is_equal = plan.steps.is_empty();
-        execute_plan(kernel, objects, plan, &mut report, &mut stop).await;
-        if is_equal {
-            break;
-        }
+        let is_equal = !execute_plan(kernel, objects, plan, &mut report, &mut stop).await;
         // What failed is reported, not tried again; what is done is looked at once more.
-        if !report.failed.is_empty() || report.interrupted {
+        if is_equal || !report.failed.is_empty() || report.interrupted {
             break;
         }
     }
     Ok(report)
 }
 
-/// Does what a plan made beside `current` says.
+/// Does what a plan made beside `current` says. Returns whether there was anything to do.
 async fn execute_plan<K: Kernel>(
     kernel: &mut K,
     current: &mut Objects,
     plan: Plan,
     report: &mut Report,
     stop: &mut impl FnMut() -> bool,
-) {
+) -> bool {
     let Plan {
         wanted,
         steps,
@@ -229,7 +225,7 @@ async fn execute_plan<K: Kernel>(
     } = plan;
     report.problems = problems;
     if steps.is_empty() {
-        return;
+        return false;
     }
     // In a large cluster there is no room for all that is wanted beside what is known; these take its place.
     let endpoints = wanted.maps.endpoints.clone();
@@ -244,6 +240,7 @@ async fn execute_plan<K: Kernel>(
     if current.maps.addresses == addresses {
         current.maps.addresses = addresses;
     }
+    true
 }
 
 /// The kernel has the keys, and nobody else.

@@ -352,15 +352,14 @@ impl Member {
         now: Instant,
         rng: &mut impl CryptoRng,
     ) -> Result<(), UpdateError> {
-        let judged_by = update.tells_of_members();
+        let tells_of_members = update.tells_of_members();
         self.view.take(update)?;
-        if judged_by {
-            self.follow(now, rng);
-        } else {
-            self.follow_epochs();
-            self.pairs_changed = true;
-            self.settle(now, rng);
+        if tells_of_members {
+            self.follow_members(now);
         }
+        self.follow_epochs();
+        self.pairs_changed = true;
+        self.settle(now, rng);
         Ok(())
     }
 
@@ -559,8 +558,15 @@ impl Member {
         &self.doubted
     }
 
-    /// Everything that depends on the view's nodes, networks and leases, and on its epochs.
+    /// Everything that depends on the view.
     fn follow(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        self.follow_members(now);
+        self.follow_epochs();
+        self.settle(now, rng);
+    }
+
+    /// What depends on the view's nodes, networks and leases.
+    fn follow_members(&mut self, now: Instant) {
         let actions = self.gossip.set_roster(now, roster(&self.view));
         self.gossiped(actions, now);
         self.endpoints.follow(&self.view);
@@ -569,9 +575,7 @@ impl Member {
         }
         // A node that was removed is in no roster, and nobody takes its records.
         let _unpublished = self.publish_node(now);
-        self.follow_epochs();
         self.judge_at_once();
-        self.settle(now, rng);
     }
 
     /// An endpoint of this node came or went. What others tell is judged again only where they claim its MAC:

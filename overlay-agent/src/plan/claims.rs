@@ -187,12 +187,12 @@ pub fn judge(
     let mut lost = Vec::new();
     for claimants in claims.chunk_by(|one, other| one.0 == other.0) {
         let at = claimants[0].0;
-        let own = own.contains(&at);
-        if claimants.len() == 1 && !own {
+        let is_ours = own.contains(&at);
+        if claimants.len() == 1 && !is_ours {
             continue;
         }
         let owners = claimants.iter().map(|(_, owner)| **owner);
-        let winner = owners.clone().filter(|_| !own).min_by_key(|owner| {
+        let winner = owners.clone().filter(|_| !is_ours).min_by_key(|owner| {
             let default = believed.get(owner, at).is_some_and(is_default);
             let held = before.get(owner, at).is_some();
             (!default, !held, index(owner))

@@ -72,9 +72,9 @@ pub enum Phase {
 pub struct RotationPolicy {
     /// From one rotation's beginning to the next.
     pub interval: Duration,
-    /// From staging to activation, if not all nodes are ready before.
+    /// From staging to activation, if not all nodes are ready before; as long again do they hold up the retirement.
     pub deadline: Duration,
-    /// From activation to retirement.
+    /// From activation to retirement, at the least.
     pub grace: Duration,
     /// The same two while an evicted node knows an epoch that is in use.
     pub urgent_deadline: Duration,
@@ -207,7 +207,7 @@ pub enum Due {
     Stage(Reason),
     /// Propose its activation: the deadline has passed.
     Activate(EpochName),
-    /// Propose its retirement.
+    /// Propose its retirement, if no live node holds it up ([`Epochs::retires_by`]).
     Retire(EpochName),
     /// Nothing before `until`; a staged epoch is activated earlier if all live nodes are ready.
     Wait { until: Timestamp },
@@ -354,6 +354,20 @@ impl Epochs {
         } else {
             self.policy.grace
         }
+    }
+
+    /// Until when the epoch that retires stays for live nodes that are not ready in the current one: what they send
+    /// has no other. While an evicted node knows it, nobody is waited for. `None` if none retires.
+    pub fn retires_by(&self) -> Option<Timestamp> {
+        let Phase::Activated { since, .. } = self.phase else {
+            return None;
+        };
+        let patience = if self.is_urgent() {
+            Duration::ZERO
+        } else {
+            self.policy.deadline
+        };
+        Some(since.saturating_add(self.grace().saturating_add(patience)))
     }
 
     /// Whether the current epoch is known to an evicted node.
@@ -644,6 +658,7 @@ mod tests {
         assert_eq!(epochs.current(), second);
         assert_eq!(epochs.due(now(65)), Due::Wait { until: now(66) });
         assert_eq!(epochs.due(now(66)), Due::Retire(first));
+        assert_eq!(epochs.retires_by(), Some(now(6 + 60 + 60)));
         assert!(epochs.secrets(first).is_ok());
         assert_eq!(epochs.retire(now(66), first), Ok(2));
         assert!(epochs.secrets(first).is_err());
@@ -717,6 +732,7 @@ mod tests {
             .activate(now(2), second, Readiness::Deadline)
             .expect("activates");
         assert!(epochs.is_urgent(), "the old epoch still opens packets");
+        assert_eq!(epochs.retires_by(), Some(now(4)), "nobody is waited for");
         epochs.retire(now(4), first).expect("retires");
         assert!(!epochs.is_urgent());
         assert!(matches!(epochs.due(now(4)), Due::Wait { .. }));

@@ -118,7 +118,8 @@ pub struct Timing {
     pub interval: Interval,
     /// Staging ends so late at the latest, with or without the nodes that lag.
     pub stage_deadline: Duration,
-    /// Both epochs are accepted so long after activation.
+    /// Both epochs are accepted so long after activation, and at the most a `stage_deadline` longer for live nodes that
+    /// are not ready.
     pub grace: Duration,
     /// The same when a removed node knows the newest secrets.
     pub urgent_grace: Duration,
@@ -193,15 +194,20 @@ pub fn decide(input: &Input<'_>) -> Decision {
             }
         }
         Phase::Activated { since, .. } => {
-            let grace = if log.is_exposed() {
+            let urgent = log.is_exposed();
+            let grace = if urgent {
                 timing.grace.min(timing.urgent_grace)
             } else {
                 timing.grace
             };
-            if over(since, grace) {
+            // What a live node that is not ready sends has no other epoch.
+            let patience = grace.saturating_add(timing.stage_deadline);
+            if !over(since, grace) {
+                wait(since, grace)
+            } else if urgent || over(since, patience) || laggards(input).is_empty() {
                 Decision::Retire
             } else {
-                wait(since, grace)
+                wait(since, patience)
             }
         }
         Phase::Retiring { .. } if log.is_exposed() => stage(Cause::Eviction),

@@ -70,7 +70,10 @@ pub fn epochs(
             };
             return EpochStep::Activate(epoch, readiness);
         }
-        Due::Retire(epoch) => return EpochStep::Retire(epoch),
+        Due::Retire(epoch) => match epochs.retires_by().filter(|until| now < *until) {
+            Some(until) if !is_ready(epochs, now, live, digests) => until,
+            _ => return EpochStep::Retire(epoch),
+        },
         Due::Wait { until } => until,
     };
     match epochs.phase() {
@@ -82,7 +85,7 @@ pub fn epochs(
     }
 }
 
-/// Whether all nodes that are alive can receive in the epoch that is being staged.
+/// Whether all nodes that are alive can receive, and send, in the newest epoch.
 fn is_ready(
     epochs: &Epochs,
     now: Timestamp,
@@ -473,6 +476,12 @@ mod tests {
         assert_eq!(step(&record, 21, &digests), EpochStep::Wait { until });
         let over = 20 + policy.grace.as_secs();
         assert_eq!(step(&record, over, &digests), EpochStep::Retire(first));
+        // What one sends that came too late for the activation has no other epoch, and is waited for.
+        let until = at(over).saturating_add(policy.deadline);
+        let waits = EpochStep::Wait { until };
+        assert_eq!(epochs(&record, at(over), &third, &digests), waits);
+        let in_the_end = EpochStep::Retire(first);
+        assert_eq!(epochs(&record, until, &third, &digests), in_the_end);
         record.retire(at(over), first).expect("retires");
         record.evicted();
         let due = EpochStep::Stage(Reason::Eviction);

@@ -186,14 +186,29 @@ fn a_node_that_lags_holds_activation_up_to_the_deadline() {
 #[test]
 fn the_old_epoch_retires_after_the_grace_and_the_rotation_ends_when_it_is_gone() {
     let mut cluster = Cluster::activated();
+    cluster.digests = (1..=3).map(|node| (index(node), ready(6))).collect();
     assert_eq!(cluster.decide(59), Decision::Wait { until: at(60) });
     assert_eq!(cluster.decide(60), Decision::Retire);
     cluster.log.phase = Phase::Retiring { since: at(60) };
-    cluster.digests = (1..=3).map(|node| (index(node), ready(6))).collect();
     cluster.digests.get_mut(&index(3)).expect("node 3").oldest = Some(Epoch::new(5));
     assert_eq!(cluster.decide(61), Decision::Wait { until: at(120) });
     cluster.digests.insert(index(3), ready(6));
     assert_eq!(cluster.decide(61), Decision::Finish);
+}
+
+#[test]
+fn a_live_node_that_is_not_ready_holds_the_old_epoch_for_a_deadline_more() {
+    let mut cluster = Cluster::activated();
+    for node in 1..=3 {
+        cluster.digests.insert(index(node), ready(6));
+    }
+    // It was taken for dead when the epoch became active, and lives.
+    let late = cluster.digests.get_mut(&index(2)).expect("node 2");
+    (late.ready, late.laggards) = (1, vec![(index(3), Lag::NotAcknowledged)]);
+    assert_eq!(cluster.decide(60), Decision::Wait { until: at(120) });
+    assert_eq!(cluster.decide(120), Decision::Retire);
+    cluster.live.remove(&index(3));
+    assert_eq!(cluster.decide(60), Decision::Retire);
 }
 
 #[test]
