@@ -403,8 +403,9 @@ fn whatever_happens_in_whichever_step_of_a_rotation_nothing_is_lost() -> Result<
                 "{event:?} in {phases:?} of {epoch}: {:?}",
                 started.elapsed()
             );
+            // Still staged, unless an agent of the release before leads: one that has just started there may not have
+            // heard of the late node, and activates without it.
             if epoch == before {
-                reached(&cluster, before, &["staging"])?;
                 cut_off(&cluster, LATE, false)?;
             }
         }

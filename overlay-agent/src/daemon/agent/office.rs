@@ -32,32 +32,29 @@ use crate::daemon::{
 
 /// The node, as other nodes ask it.
 pub struct Bureau {
-    own: NodeId,
-    node: OnceLock<Node>,
+    /// And since when it runs.
+    node: OnceLock<(Node, Instant)>,
     managers: RwLock<Option<Managers>>,
     /// Never sends: a node without the log has no changes to tell.
     silence: watch::Sender<u64>,
-    started: Instant,
 }
 
-/// From a start until silence says something: gossip takes as long to find out that a node is dead.
+/// From the start of gossip until silence says something: it takes as long to find out that a node is dead.
 const UNHEARD: Duration = Duration::from_secs(15);
 
 impl Bureau {
-    pub fn new(own: NodeId) -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            own,
             node: OnceLock::new(),
             managers: RwLock::new(None),
             silence: watch::Sender::new(0),
-            started: Instant::now(),
         })
     }
 
     /// The node runs.
     pub fn open(&self, node: Node) {
         // It is opened once.
-        let _already = self.node.set(node);
+        let _already = self.node.set((node, Instant::now()));
     }
 
     /// This node is a manager from now on, or no longer.
@@ -76,16 +73,11 @@ impl Bureau {
 }
 
 impl Liveness for Bureau {
-    /// A manager that has just started has not heard of all that live, and might lead already: it would
-    /// take an epoch for ready that others are still staging.
-    fn alive(&self) -> BTreeSet<NodeId> {
-        match self.node.get() {
-            None => BTreeSet::from([self.own]),
-            Some(node) if self.started.elapsed() < UNHEARD => {
-                node.view().peers.keys().copied().collect()
-            }
-            Some(node) => node.alive(),
-        }
+    /// A manager that has just started has not heard of all that live, and might lead already, long before
+    /// gossip begins on a slow host: it would take an epoch for ready that others are still staging.
+    fn alive(&self) -> Option<BTreeSet<NodeId>> {
+        let (node, since) = self.node.get()?;
+        (since.elapsed() >= UNHEARD).then(|| node.alive())
     }
 }
 
@@ -130,7 +122,7 @@ impl Office for Bureau {
     }
 
     fn acknowledged(&self, message: Acknowledgement) {
-        if let Some(node) = self.node.get()
+        if let Some((node, _)) = self.node.get()
             && let Err(error) = node.acknowledged(message.from, &message)
         {
             tracing::debug!(from = %message.from, %error, "an acknowledgement is not taken");
@@ -144,10 +136,8 @@ impl Office for Bureau {
     }
 
     fn sync(&self, peer: NodeId, message: &[u8]) -> Result<Vec<u8>, SyncError> {
-        self.node
-            .get()
-            .ok_or(SyncError::Unexpected)?
-            .answer_sync(peer, message)
+        let (node, _) = self.node.get().ok_or(SyncError::Unexpected)?;
+        node.answer_sync(peer, message)
     }
 
     fn raft(&self, from: NodeId, request: RaftRequest) -> BoxFuture<'_, RaftResponse> {

@@ -159,7 +159,7 @@ impl Running {
         let members = Arc::new(LiveMembers::new(&stored.view));
         let tls = Tls::new(own.clone(), members.clone(), Arc::new(DefaultTimeProvider));
         let client = Client::new(tls.clone(), ClientLimits::default())?;
-        let bureau = Bureau::new(own_id);
+        let bureau = Bureau::new();
         let desk = Desk::new(own_id, bureau.clone(), client.clone());
         let upstream = Upstream::new(own_id, client.clone());
         let files = Manager::new(&options.directories.state, stored.view.cluster);

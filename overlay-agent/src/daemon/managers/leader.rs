@@ -87,7 +87,7 @@ impl Inner {
         let alive = self.setup.liveness.alive();
         let step = self.with_log(|log| {
             let log = log?;
-            let live = live(log, &alive, self.setup.index);
+            let live = live(log, alive.as_ref(), self.setup.index);
             let now = log.now(clock);
             Some(self.reports.with(log, |digests| {
                 duties::epochs(log.epochs(), now, &live, digests)
@@ -260,17 +260,16 @@ impl Inner {
     }
 }
 
-/// The members that are alive; this node is.
+/// The members that are alive, as [`super::Liveness`] says; this node is.
 pub(super) fn live(
     log: &Cluster,
-    alive: &BTreeSet<overlay_cluster::id::NodeId>,
+    alive: Option<&BTreeSet<overlay_cluster::id::NodeId>>,
     own: PeerIndex,
 ) -> BTreeSet<PeerIndex> {
+    let is_alive = |node| alive.is_none_or(|alive| alive.contains(node));
     log.roster()
         .iter()
-        .filter(|(node, member)| {
-            member.is_present() && (alive.contains(node) || member.index == own)
-        })
+        .filter(|(node, member)| member.is_present() && (is_alive(node) || member.index == own))
         .map(|(_, member)| member.index)
         .collect()
 }

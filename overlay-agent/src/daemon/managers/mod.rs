@@ -144,7 +144,7 @@ impl Managers {
                     log: &duties::epoch_log(epochs),
                     timing: &timing,
                     now: log.now(clock),
-                    live: &leader::live(log, &alive, self.0.setup.index),
+                    live: &leader::live(log, alive.as_ref(), self.0.setup.index),
                     digests,
                 })
             }))

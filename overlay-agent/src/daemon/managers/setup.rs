@@ -28,10 +28,11 @@ impl Clock for HostClock {
     }
 }
 
-/// Which nodes gossip believes alive. A node that is not among them is not waited for in a rotation,
-/// and loses nothing by it but time.
+/// Which nodes gossip believes alive. A node that is not among them is not waited for in a rotation: if it lives
+/// after all, it has until the old epoch retires.
 pub trait Liveness: Send + Sync + 'static {
-    fn alive(&self) -> BTreeSet<NodeId>;
+    /// `None` as long as gossip cannot know: then all count as alive.
+    fn alive(&self) -> Option<BTreeSet<NodeId>>;
 }
 
 /// Where the secrets of epochs come from.

@@ -1,6 +1,6 @@
 //! Rotations from their beginning to their end.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use overlay_cluster::log::{
     command::Outcome,
@@ -54,11 +54,16 @@ async fn a_rotation_at_will_waits_for_nobody_when_all_that_live_are_ready() {
     let mut world = World::with_managers(3).await;
     let leader = world.wait_for_leader().await;
     let follower = world.running().find(|n| *n != leader).expect("another");
+    // Gossip has just begun.
+    *world.alive.0.write().unwrap() = None;
     let begun = world.nodes[&follower]
         .managers()
         .rotate(Reason::Operator)
         .await;
     assert_eq!(begun, Ok(Outcome::Done));
+    let status = world.nodes[&leader].managers().rotation();
+    let counted = status.map(|status| (status.live, status.staged));
+    assert_eq!(counted, Some((3, 0)), "all count as alive");
     let staged = |n: u8| {
         world.log(n, |log| match log.epochs().phase() {
             Phase::Staging { next, .. } => Some(next),
@@ -68,12 +73,8 @@ async fn a_rotation_at_will_waits_for_nobody_when_all_that_live_are_ready() {
     let next = staged(leader).expect("staged");
     assert_eq!(next.number, 2);
     // The three of them are alive, and report to one that does not lead.
-    world
-        .alive
-        .0
-        .write()
-        .unwrap()
-        .extend([node(1), node(2), node(3)]);
+    let alive = BTreeSet::from([node(1), node(2), node(3)]);
+    *world.alive.0.write().unwrap() = Some(alive);
     for n in 1..=3 {
         let follower = world.nodes[&follower].managers();
         follower.reported(node(n), World::ready(next, 1));

@@ -158,11 +158,17 @@ impl Seal for TestSeal {
 }
 
 /// Nodes that gossip believes alive.
-#[derive(Debug, Default)]
-pub struct Alive(pub RwLock<BTreeSet<NodeId>>);
+#[derive(Debug)]
+pub struct Alive(pub RwLock<Option<BTreeSet<NodeId>>>);
+
+impl Default for Alive {
+    fn default() -> Self {
+        Self(RwLock::new(Some(BTreeSet::new())))
+    }
+}
 
 impl Liveness for Alive {
-    fn alive(&self) -> BTreeSet<NodeId> {
+    fn alive(&self) -> Option<BTreeSet<NodeId>> {
         self.0.read().unwrap().clone()
     }
 }
