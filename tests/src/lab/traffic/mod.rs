@@ -10,7 +10,7 @@ pub use self::{
     iperf::{Iperf, IperfResult},
     ping::{Ping, PingResult},
     stream::{Stream, StreamResult},
-    tcp::{TcpEcho, transfer, transfers_while},
+    tcp::{TcpEcho, Trickle, transfer, transfers_while},
     udp::{Datagram, UdpEcho, UdpSink},
 };
 

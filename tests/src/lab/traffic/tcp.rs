@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -97,7 +97,13 @@ fn send(address: SocketAddr, length: usize, pattern: &[u8]) -> Result<()> {
 }
 
 fn receive(listener: &TcpListener, length: usize, pattern: &[u8]) -> Result<()> {
-    let mut stream = accept(listener, STALLED)?;
+    let received = receive_all(accept(listener, STALLED)?, pattern)?;
+    ensure!(received == length, "{received} of {length} bytes arrived");
+    Ok(())
+}
+
+/// Checks every byte until the sender ends; how many they were.
+fn receive_all(mut stream: TcpStream, pattern: &[u8]) -> Result<usize> {
     stream.set_read_timeout(Some(STALLED))?;
     let chunk: Vec<u8> = pattern.repeat(131_072_usize.div_ceil(pattern.len()) + 1);
     let (mut received, mut buffer) = (0, vec![0; 65536]);
@@ -114,8 +120,70 @@ fn receive(listener: &TcpListener, length: usize, pattern: &[u8]) -> Result<()> 
         );
         received += size;
     }
-    ensure!(received == length, "{received} of {length} bytes arrived");
-    Ok(())
+    Ok(received)
+}
+
+/// One connection that carries a pattern at a steady rate until it is stopped. Each byte that arrives is checked.
+#[derive(Debug)]
+pub struct Trickle {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<Result<usize>>,
+    receiver: JoinHandle<Result<usize>>,
+}
+
+impl Trickle {
+    /// Sends so many bytes, or a few more to whole patterns, and again after each pause.
+    pub fn start(
+        (from, to, ip): (&Netns, &Netns, IpAddr),
+        size: usize,
+        pause: Duration,
+        pattern: &[u8],
+    ) -> Result<Self> {
+        let listener = to
+            .enter(|| TcpListener::bind((ip, 0)))?
+            .with_context(|| format!("listen on {ip} in {}", to.name()))?;
+        let address = listener.local_addr()?;
+        let stream = from
+            .enter(|| TcpStream::connect_timeout(&address, STALLED))?
+            .with_context(|| format!("connect from {} to {address}", from.name()))?;
+        stream.set_write_timeout(Some(STALLED))?;
+        let expected = pattern.to_vec();
+        let receiver = thread::spawn(move || receive_all(accept(&listener, STALLED)?, &expected));
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let chunk = pattern.repeat(size.div_ceil(pattern.len()));
+        let sender = thread::spawn(move || {
+            let (mut stream, mut sent) = (stream, 0);
+            while !stopped.load(Ordering::Relaxed) {
+                stream.write_all(&chunk).context("write")?;
+                sent += chunk.len();
+                thread::sleep(pause);
+            }
+            Ok(sent)
+        });
+        Ok(Self {
+            stop,
+            sender,
+            receiver,
+        })
+    }
+
+    /// Ends it; an error unless all bytes arrived as they were sent, else how many they were.
+    pub fn stop(self) -> Result<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        // Without a sender the receiver sees the end.
+        let sent = self
+            .sender
+            .join()
+            .map_err(|_| anyhow!("the sender panicked"))?;
+        let received = self
+            .receiver
+            .join()
+            .map_err(|_| anyhow!("the receiver panicked"))?;
+        let (sent, received) = (sent?, received?);
+        ensure!(received == sent, "{received} of {sent} bytes arrived");
+        Ok(sent)
+    }
 }
 
 fn accept(listener: &TcpListener, limit: Duration) -> Result<TcpStream> {
