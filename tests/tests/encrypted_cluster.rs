@@ -374,7 +374,7 @@ fn cut_off(cluster: &Cluster, node: u32, off: bool) -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes an emulated host seven minutes: by hand, with OVERLAY_EVENTS=all"]
+#[ignore = "takes an emulated host a quarter of an hour: by hand, with OVERLAY_EVENTS=all"]
 fn whatever_happens_in_whichever_step_of_a_rotation_nothing_is_lost() -> Result<()> {
     let mut cluster = cluster_with_managers(&["a", "b", "c", "d"], 3)?;
     // Longer than an emulated host takes to start an agent, to elect a leader, or to answer how far it is.
