@@ -28,10 +28,7 @@ pub fn transfer(
     length: usize,
     pattern: &[u8],
 ) -> Result<Duration> {
-    let listener = to
-        .enter(|| TcpListener::bind((ip, 0)))?
-        .with_context(|| format!("listen on {ip} in {}", to.name()))?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen(to, ip)?;
     let expected = pattern.to_vec();
     let receiver = to.spawn(move || receive(&listener, length, &expected))?;
     let started = Instant::now();
@@ -139,10 +136,7 @@ impl Trickle {
         pause: Duration,
         pattern: &[u8],
     ) -> Result<Self> {
-        let listener = to
-            .enter(|| TcpListener::bind((ip, 0)))?
-            .with_context(|| format!("listen on {ip} in {}", to.name()))?;
-        let address = listener.local_addr()?;
+        let (listener, address) = listen(to, ip)?;
         let stream = from
             .enter(|| TcpStream::connect_timeout(&address, STALLED))?
             .with_context(|| format!("connect from {} to {address}", from.name()))?;
@@ -186,6 +180,15 @@ impl Trickle {
     }
 }
 
+/// On a free port.
+fn listen(netns: &Netns, ip: IpAddr) -> Result<(TcpListener, SocketAddr)> {
+    let listener = netns
+        .enter(|| TcpListener::bind((ip, 0)))?
+        .with_context(|| format!("listen on {ip} in {}", netns.name()))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
 fn accept(listener: &TcpListener, limit: Duration) -> Result<TcpStream> {
     listener.set_nonblocking(true)?;
     let deadline = Instant::now() + limit;
@@ -216,10 +219,7 @@ pub struct TcpEcho {
 impl TcpEcho {
     /// Listens on an address of the namespace.
     pub fn start(netns: &Netns, ip: IpAddr) -> Result<Self> {
-        let listener = netns
-            .enter(|| TcpListener::bind((ip, 0)))?
-            .with_context(|| format!("listen on {ip} in {}", netns.name()))?;
-        let address = listener.local_addr()?;
+        let (listener, address) = listen(netns, ip)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         thread::spawn(move || {
